@@ -1,0 +1,60 @@
+"""Every Python example of the README runs as a newcomer would run it and prints what it says it prints."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def python_blocks(markdown: str) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```$", markdown, re.MULTILINE | re.DOTALL)
+
+
+def claimed_lines(block: str) -> list[str]:
+    """What the comments `# prints: ...` of a block claim, in order."""
+    return re.findall(r"# prints: (.+)$", block, re.MULTILINE)
+
+
+def run_block(block: str, folder: Path) -> list[str]:
+    """Lines printed by `block`, run alone in an empty folder, warnings being errors."""
+    (folder / "example.py").write_text(block, encoding="utf-8")
+    env = os.environ | {"PYTHONPATH": str(ROOT / "src")}
+    command = [sys.executable, "-W", "error", "example.py"]
+    run = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    return run.stdout.splitlines()
+
+
+BLOCKS = python_blocks(README)
+
+
+def test_readme_has_examples_with_claims() -> None:
+    assert len(BLOCKS) >= 2
+    assert any(claimed_lines(block) for block in BLOCKS)
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=[f"block{n}" for n in range(1, len(BLOCKS) + 1)])
+def test_example_prints_what_it_claims(block: str, tmp_path: Path) -> None:
+    if "import torch" in block:
+        pytest.importorskip("torch")
+    assert run_block(block, tmp_path) == claimed_lines(block)
+
+
+def test_a_false_claim_and_a_failing_example_are_caught(tmp_path: Path) -> None:
+    good, false, failing = python_blocks(
+        "```python\nprint(1 + 1)  # prints: 2\n```\n```python\nprint(1 + 1)  # prints: 3\n```\n```python\n1 / 0\n```\n"
+    )
+    assert run_block(good, tmp_path) == claimed_lines(good)
+    assert run_block(false, tmp_path) != claimed_lines(false)
+    with pytest.raises(AssertionError, match="ZeroDivisionError"):
+        run_block(failing, tmp_path)
+
+
+def test_benchmark_section_is_marked_once() -> None:
+    assert re.findall(r"<!-- bench:\w+ -->", README) == ["<!-- bench:begin -->", "<!-- bench:end -->"]
