@@ -1,0 +1,45 @@
+"""Which loop runs a call: by default the compiled one of the array's device; another only when asked for by name."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import cast
+
+from fastrnn.recurrence import Backend
+
+MODULES = {"reference": "fastrnn.reference", "cpu": "fastrnn.cpu"}
+_chosen: ContextVar[str | None] = ContextVar("fastrnn_backend", default=None)
+
+
+@contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Run every call inside the `with` block on the named backend.
+
+    A backward pass uses the backend of its forward pass. The choice holds for the current thread or task.
+
+    Args:
+        name: "reference", the plain loop in NumPy; "cpu", the compiled one.
+
+    Raises:
+        ValueError: no backend has this name.
+    """
+    if name not in MODULES:
+        raise ValueError(f"backend: expected one of {', '.join(map(repr, MODULES))}, got {name!r}")
+    token = _chosen.set(name)
+    try:
+        yield
+    finally:
+        _chosen.reset(token)
+
+
+def current() -> str:
+    """Return the name of the backend for a call made now."""
+    return _chosen.get() or "cpu"
+
+
+def module(name: str) -> Backend:
+    """Return the backend's module, importing it on first use."""
+    return cast(Backend, importlib.import_module(MODULES[name]))

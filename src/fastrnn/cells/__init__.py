@@ -1,0 +1,12 @@
+"""The registry of cells: layers, backends, tests and benchmarks all take their cells from here."""
+
+from fastrnn.cells.cell import Cell, GatedProduct, Step, StepGradient
+from fastrnn.cells.gru import GRU, GRU_RESET_BEFORE
+from fastrnn.cells.lstm import LSTM
+from fastrnn.cells.rnn import RNN_IDENTITY, RNN_RELU, RNN_TANH
+
+CELLS: dict[str, Cell] = {
+    cell.name: cell for cell in (RNN_TANH, RNN_RELU, RNN_IDENTITY, LSTM, GRU, GRU_RESET_BEFORE)
+}
+
+__all__ = ["CELLS", "Cell", "GatedProduct", "Step", "StepGradient"]

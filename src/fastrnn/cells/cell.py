@@ -1,0 +1,80 @@
+"""What a cell is: the equations of one time step, knowing nothing of time, devices, weights or batching."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import ModuleType
+from typing import NamedTuple, TypeAlias
+
+from fastrnn.arrays import Array
+
+
+class Step(NamedTuple):
+    """What one step yields: h [B, H], c [B, H] or None, saved [B, V, H] for the backward pass (V may be 0)."""
+
+    h: Array
+    c: Array | None
+    saved: Array
+
+
+class StepGradient(NamedTuple):
+    """Gradients of one step: dax, dah [B, G, H]; dh_prev, dc_prev [B, H], None where the cell has no such path.
+
+    dh_prev holds only the direct path (GRU's z * dh); the path through the recurrent product belongs to the loop.
+    """
+
+    dax: Array
+    dah: Array
+    dh_prev: Array | None
+    dc_prev: Array | None
+
+
+Forward: TypeAlias = Callable[[ModuleType, Array, Array, Array, "Array | None"], Step]
+Backward: TypeAlias = Callable[
+    [ModuleType, Array, Array, "Array | None", Array, "Array | None", Array, "Array | None"], StepGradient
+]
+
+
+@dataclass(frozen=True)
+class GatedProduct:
+    """A second recurrent product, of a gated state s with the last gate's weights (GRU, reset before the product).
+
+    forward(xp, ax, ah, h_prev) -> s [B, H], where ah holds all gates but the last.
+    backward(xp, saved, h_prev, ds) -> (gradient of gate 0's pre-activation, dh_prev), both [B, H].
+    """
+
+    forward: Callable[[ModuleType, Array, Array, Array], Array]
+    backward: Callable[[ModuleType, Array, Array, Array], tuple[Array, Array]]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One recurrent cell.
+
+    forward(xp, ax, ah, h_prev, c_prev) -> Step
+    backward(xp, saved, h_prev, c_prev, h, c, dh, dc) -> StepGradient
+        ax, ah [B, G, H]: pre-activations from the input and from the recurrent product, each with its bias.
+        h [B, H] is the step's own output, before any projection.
+
+    name: key in the registry. gates: in cuDNN/torch order. cell_state: whether the cell carries c besides h.
+    separate: the gates whose ax and ah do not enter as the sum ax + ah (GRU's candidate: n = tanh(ax + r * ah)).
+    numba: (module, prefix) of the Numba rendering, functions `<prefix>_forward` and so on (see fastrnn.cpu.cells).
+    """
+
+    name: str
+    gates: tuple[str, ...]
+    forward: Forward
+    backward: Backward
+    numba: tuple[str, str]
+    cell_state: bool = False
+    separate: tuple[str, ...] = ()
+    gated: GatedProduct | None = None
+
+
+def sigmoid(xp: ModuleType, a: Array) -> Array:
+    """sigma(a) = 1 / (1 + exp(-a)), without overflow; NaN stays NaN."""
+    limit = 88.0 if a.dtype == xp.float32 else 709.0
+    one = a.dtype.type(1)
+    result: Array = one / (one + xp.exp(xp.minimum(-a, a.dtype.type(limit))))
+    return result

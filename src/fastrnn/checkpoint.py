@@ -1,0 +1,67 @@
+"""Checkpoints: safetensors files whose metadata key `fastrnn` holds JSON, read whole or not at all, written atomically."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fastrnn.arrays import Array
+
+FORMAT = 1
+KEY = "fastrnn"
+
+
+def write(path: str | os.PathLike[str], tensors: Mapping[str, Array], description: Mapping[str, Any]) -> None:
+    """Write tensors and a JSON description; the file appears whole under its name, or the old one stays.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    from safetensors.numpy import save
+
+    target = Path(path)
+    data = save(dict(tensors), metadata={KEY: json.dumps({"format": FORMAT, **description})})
+    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes it private
+        os.replace(temporary, target)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def read(path: str | os.PathLike[str]) -> tuple[dict[str, Array], dict[str, Any]]:
+    """Return the tensors and the description of a file that `write` made.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is damaged, or not fastrnn's.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    with Path(path).open("rb"):
+        pass  # a missing or unreadable file is an OSError, not a damaged checkpoint
+    try:
+        with safe_open(path, framework="np") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except (SafetensorError, OSError, ValueError, TypeError) as error:
+        raise ValueError(f"{path}: expected a safetensors file, got a damaged or foreign one ({error})") from error
+    try:
+        description = json.loads(metadata[KEY])
+        version = description["format"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: expected a fastrnn checkpoint, got a safetensors file of another origin") from error
+    if version != FORMAT:
+        raise ValueError(f"{path}: expected checkpoint format {FORMAT}, got {version!r}")
+    return tensors, description

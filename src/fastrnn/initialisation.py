@@ -1,0 +1,78 @@
+"""Names, shapes and initial values of a layer's parameters, in torch's names, layouts and order."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+from fastrnn.arrays import Array
+from fastrnn.recurrence import Weights
+
+
+def names(layer: int, direction: int, bias: bool, projection: bool) -> Weights:
+    """Parameter names of one layer and direction, None where there is no such parameter."""
+    suffix = f"_l{layer}" + ("_reverse" if direction else "")
+
+    def name(stem: str, present: bool) -> str | None:
+        return stem + suffix if present else None
+
+    return Weights(*(
+        name(stem, present)
+        for stem, present in (
+            ("weight_ih", True), ("weight_hh", True), ("bias_ih", bias), ("bias_hh", bias), ("weight_hr", projection)
+        )
+    ))  # type: ignore[arg-type]  # fmt: skip
+
+
+def shapes(
+    input_size: int, hidden_size: int, proj_size: int, gates: int, num_layers: int, num_directions: int, bias: bool
+) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Yield the name and shape of every parameter."""
+    output = proj_size or hidden_size
+    for layer in range(num_layers):
+        inputs = input_size if layer == 0 else num_directions * output
+        for direction in range(num_directions):
+            n = names(layer, direction, bias, proj_size > 0)
+            rows = gates * hidden_size
+            for name, shape in zip(
+                n, ((rows, inputs), (rows, output), (rows,), (rows,), (proj_size, hidden_size)), strict=True
+            ):
+                if name is not None:
+                    yield str(name), shape
+
+
+def initialise(name: str, shape: tuple[int, ...], hidden_size: int, init: str, rng: np.random.Generator) -> Array:
+    """Initial values of one parameter, float64.
+
+    "uniform": U(-1/sqrt(H), 1/sqrt(H)) for all, as torch. The others have zero biases and, gate by gate,
+    "xavier": U(-a, a), a = sqrt(6 / (rows + columns)); "orthogonal": U orthogonal, the rest xavier;
+    "identity": U the identity, the rest xavier.
+    """
+    if init == "uniform":
+        bound = 1 / math.sqrt(hidden_size)
+        return rng.uniform(-bound, bound, shape)
+    if len(shape) == 1:
+        return np.zeros(shape)
+    if name.startswith("weight_hr"):
+        return _xavier(shape, rng)
+    gates = shape[0] // hidden_size
+    block = (hidden_size, shape[1])
+    if name.startswith("weight_hh") and init == "identity":
+        return np.tile(np.eye(*block), (gates, 1))
+    make = _orthogonal if name.startswith("weight_hh") and init == "orthogonal" else _xavier
+    return np.concatenate([make(block, rng) for _ in range(gates)])
+
+
+def _xavier(shape: tuple[int, ...], rng: np.random.Generator) -> Array:
+    bound = math.sqrt(6 / sum(shape))
+    return rng.uniform(-bound, bound, shape)
+
+
+def _orthogonal(shape: tuple[int, ...], rng: np.random.Generator) -> Array:
+    """A matrix with orthonormal columns (or rows, where it is wide), uniform over all such matrices."""
+    rows, columns = shape
+    q, r = np.linalg.qr(rng.standard_normal((max(shape), min(shape))))
+    q *= np.sign(np.diagonal(r))  # without this the distribution is not uniform (Mezzadri 2007)
+    return q if rows >= columns else q.T

@@ -1,0 +1,404 @@
+"""The layers RNN, LSTM and GRU: parameters, initialisation, calls. The maths lives in the cells and the loops."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Generic, NamedTuple, TypeVar, cast
+
+import numpy as np
+
+from fastrnn import backends, checkpoint, initialisation, sequence, validation
+from fastrnn.arrays import Array
+from fastrnn.cells import CELLS
+from fastrnn.recurrence import Weights
+from fastrnn.stream import Stream
+
+S = TypeVar("S")
+PUBLIC = {
+    "input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional", "proj_size",
+    "nonlinearity", "reset_after", "dtype", "device", "seed",
+}  # fmt: skip
+
+
+class Gradients(NamedTuple, Generic[S]):
+    """Gradients of the loss with respect to the input, the initial state and the parameters, by name."""
+
+    x: Array
+    state: S
+    params: dict[str, Array]
+
+
+class Forward(tuple[Any, ...], Generic[S]):
+    """What `forward` returns: the triple (y, state, backward), which also has `.cells`."""
+
+    y = property(lambda self: cast(Array, self[0]), doc="Output, laid out as the layer's.")
+    state = property(lambda self: cast(S, self[1]), doc="State after the last step.")
+    backward = property(lambda self: cast("Callable[..., Gradients[S]]", self[2]), doc="The backward pass.")
+    _cells: Callable[[], list[Array]]
+
+    @classmethod
+    def _make(cls, y: Array, state: Any, backward: Callable[..., Any], cells: Callable[[], list[Array]]) -> Forward[S]:
+        result = cls((y, state, backward))
+        result._cells = cells
+        return result
+
+    @property
+    def cells(self) -> list[Array]:
+        """c after every step, per layer, laid out as y; copied out of the saved values when asked for."""
+        return self._cells()
+
+
+class _Recurrent(Generic[S]):
+    """Parameters by name, packed copies of them per backend, and the calls."""
+
+    input_size: int
+    hidden_size: int
+    num_layers: int
+    bias: bool
+    batch_first: bool
+    dropout: float
+    bidirectional: bool
+    proj_size: int = 0
+    dtype: str
+    device: str
+    seed: int
+
+    def __init__(self, cell: str, arguments: dict[str, Any]) -> None:
+        arguments["dtype"] = _dtype_name(arguments["dtype"])
+        validation.constructor(arguments)
+        if arguments["seed"] is None:
+            arguments["seed"] = secrets.randbits(64)
+        self._arguments = arguments
+        for name in PUBLIC & arguments.keys():
+            setattr(self, name, arguments[name])
+        self.calls = 0  # training calls so far: the dropout masks' counter; part of a checkpoint
+        if self.dropout and self.num_layers == 1:
+            warnings.warn("dropout acts between layers: it has no effect with num_layers=1", UserWarning, stacklevel=3)
+        self._network = sequence.Network(
+            CELLS[cell], self.hidden_size, self.proj_size, self.num_layers, 1 + self.bidirectional, float(self.dropout),
+            self.seed,
+        )  # fmt: skip
+        self._packed: dict[str, list[Any]] = {}
+        self._params = {name: _frozen(value) for name, value in self._initial_parameters(arguments)}
+
+    def _initial_parameters(self, arguments: dict[str, Any]) -> list[tuple[str, Array]]:
+        rng, result = np.random.default_rng(self.seed), []
+        gates = len(self._network.cell.gates)
+        for name, shape in initialisation.shapes(
+            self.input_size, self.hidden_size, self.proj_size, gates, self.num_layers, self._network.num_directions,
+            self.bias,
+        ):  # fmt: skip
+            value = initialisation.initialise(name, shape, self.hidden_size, arguments["init"], rng)
+            if arguments.get("forget_bias") is not None and name.startswith("bias"):
+                forget = self._network.cell.gates.index("f") * self.hidden_size
+                value[forget : forget + self.hidden_size] = (
+                    arguments["forget_bias"] if name.startswith("bias_ih") else 0
+                )
+            result.append((name, value.astype(self.dtype)))
+        return result
+
+    @property
+    def params(self) -> Mapping[str, Array]:
+        """The parameters by torch's names, read-only; they are replaced, never changed, by `update`."""
+        return MappingProxyType(self._params)
+
+    def update(self, params: Mapping[str, Array]) -> None:
+        """Replace the named parameters by copies of these arrays, all or none.
+
+        Raises:
+            ValueError: a name that the layer does not have. ShapeError, TypeError: wrong shape, dtype or array type.
+        """
+        new = validation.parameters(params, self._params, partial=True, what="params")
+        self._params = {**self._params, **{name: _frozen(value) for name, value in new.items()}}
+        self._packed = {}
+
+    def state_dict(self) -> dict[str, Array]:
+        """Return copies of all parameters, by torch's names and in torch's layouts."""
+        return {name: value.copy() for name, value in self._params.items()}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Replace all parameters, also from a torch state_dict on the CPU, all or none.
+
+        Raises:
+            ValueError: missing or unknown names. ShapeError, TypeError: wrong shape, dtype or array type.
+        """
+        self.update(validation.parameters(state_dict, self._params, partial=False, what="state_dict"))
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the layer to a safetensors file, atomically; `fastrnn.load` reads it back."""
+        description = {"class": type(self).__name__, "arguments": self._arguments, "calls": self.calls}
+        checkpoint.write(path, self._params, description)
+
+    def to(self, device: str) -> _Recurrent[S]:
+        """Return the layer on `device`; this version has the CPU only and says what is missing for others."""
+        validation.device(device)
+        return self
+
+    def __call__(self, x: Array, state: S | None = None, lengths: Any = None, reset: Array | None = None) -> tuple[Array, S]:
+        """Run the layer deterministically and keep nothing for a backward pass.
+
+        Args:
+            x: [T, B, I], with batch_first [B, T, I], or unbatched [T, I], in the layer's dtype.
+            state: initial state; zeros if None. h [L*D, B, P] (unbatched [L*D, P]); for LSTM the pair (h, c).
+            lengths: [B] integers, 0 <= length <= T, in any order; y is zero past the end and the state is held.
+            reset: bool, laid out as x without its last axis; True zeroes the state before that step.
+
+        Returns:
+            y laid out as x with D*P in place of I, and the state after the last step.
+
+        Raises:
+            ShapeError: a wrong shape. TypeError: a wrong dtype or array type. ValueError: lengths out of range.
+        """
+        inputs, batched = self._inputs(x, state, lengths, reset)
+        name = backends.current()
+        output = sequence.forward(
+            self._network, backends.module(name), self._packed_for(name), inputs, save=False, call=None,
+            batch_first=self.batch_first and batched,
+        )  # fmt: skip
+        return self._laid_out(output.y, batched), self._state(output.h_n, output.c_n, batched)
+
+    def forward(
+        self, x: Array, state: S | None = None, lengths: Any = None, reset: Array | None = None, training: bool = False
+    ) -> Forward[S]:
+        """Run the layer and return its own backward pass too.
+
+        Arguments as for a plain call. training: switches dropout on.
+
+        Returns:
+            (y, state, backward), which also has `.cells`.
+            backward(d_output=None, d_state=None, d_cells=None, *, free=False) -> grads, with grads.x, grads.state and
+            grads.params; each argument has the shape of what it is the gradient of, None stands for zero. It is pure:
+            calling it again gives the same, with the parameters of this forward call. free=True gives the saved
+            values back afterwards.
+        """
+        inputs, batched = self._inputs(x, state, lengths, reset)
+        name = backends.current()
+        backend, packed = backends.module(name), self._packed_for(name)
+        call = None
+        if training:
+            call, self.calls = self.calls, self.calls + 1
+        time_last = self.batch_first and batched
+        output = sequence.forward(
+            self._network, backend, packed, inputs, save=True, call=call, batch_first=time_last
+        )
+        passes: list[sequence.Pass] = output.passes
+
+        def saved() -> list[sequence.Pass]:
+            if not passes:
+                raise RuntimeError("backward: expected saved values, but free=True gave them back")
+            return passes
+
+        def backward(
+            d_output: Array | None = None, d_state: Any = None, d_cells: Sequence[Array | None] | None = None, *,
+            free: bool = False,
+        ) -> Gradients[S]:  # fmt: skip
+            given = validation.gradients(
+                d_output=d_output, d_state=d_state, d_cells=d_cells, inputs=inputs, num_layers=self.num_layers,
+                output_width=output.y.shape[2], cells_width=self._network.num_directions * self.hidden_size,
+                cell_state=self._network.cell.cell_state, batched=batched, batch_first=self.batch_first,
+            )  # fmt: skip
+            grads = sequence.backward(
+                self._network, backend, packed, inputs, saved(), *given, batch_first=time_last
+            )
+            if free:
+                passes.clear()
+            return Gradients(
+                self._laid_out(grads.x, batched), self._state(grads.h0, grads.c0, batched), self._by_name(grads.weights)
+            )
+
+        def cells() -> list[Array]:
+            if not self._network.cell.cell_state:
+                raise AttributeError(f"cells: {type(self).__name__} has no cell state")
+            return [
+                self._laid_out(c, batched) for c in sequence.cells(self._network, backend, packed, saved())
+            ]
+
+        return Forward._make(self._laid_out(output.y, batched), self._state(output.h_n, output.c_n, batched), backward, cells)
+
+    def stream(self, batch: int = 1) -> Stream:
+        """Open a stateful stream that takes one step at a time, on a snapshot of the parameters.
+
+        Args:
+            batch: number of sequences side by side.
+
+        Raises:
+            ValueError: the layer is bidirectional, or batch is not positive.
+        """
+        if self.bidirectional:
+            raise ValueError("bidirectional: expected False for a stream, the reverse direction needs the future")
+        name = backends.current()
+        return Stream(self._network, backends.module(name), self._packed_for(name), self.input_size, batch, self.dtype)
+
+    def _inputs(self, x: object, state: object, lengths: object, reset: object) -> tuple[sequence.Inputs, bool]:
+        network = self._network
+        return validation.call(
+            x=x, state=state, lengths=lengths, reset=reset, input_size=self.input_size,
+            states=self.num_layers * network.num_directions, output_size=network.output_size,
+            hidden_size=self.hidden_size, cell_state=network.cell.cell_state, dtype=self.dtype,
+            batch_first=self.batch_first,
+        )  # fmt: skip
+
+    def _weights(self) -> list[Weights]:
+        """Names of the parameters, one entry a layer and direction."""
+        return [
+            initialisation.names(layer, direction, self.bias, self.proj_size > 0)
+            for layer in range(self.num_layers)
+            for direction in range(self._network.num_directions)
+        ]
+
+    def _packed_for(self, backend: str) -> list[Any]:
+        cache = self._packed
+        if backend not in cache:
+            params, pack = self._params, backends.module(backend).pack
+            cache[backend] = [
+                pack(self._network.cell, Weights(*(None if n is None else params[n] for n in names)))
+                for names in self._weights()
+            ]
+        return cache[backend]
+
+    def _by_name(self, weights: list[Weights]) -> dict[str, Array]:
+        return {
+            name: value
+            for names, values in zip(self._weights(), weights, strict=True)
+            for name, value in zip(names, values, strict=True)
+            if name is not None
+        }
+
+    def _laid_out(self, a: Array, batched: bool) -> Array:
+        if not batched:
+            return a[:, 0]
+        return a.transpose(1, 0, 2) if self.batch_first else a
+
+    def _state(self, h: Array, c: Array | None, batched: bool) -> S:
+        parts = [part if batched else part[:, 0] for part in (h, c) if part is not None]
+        return cast(S, tuple(parts) if len(parts) == 2 else parts[0])
+
+    def __repr__(self) -> str:
+        shown = [f"{self.input_size}, {self.hidden_size}"]
+        defaults = {"num_layers": 1, "nonlinearity": "tanh", "bias": True, "batch_first": False, "dropout": 0.0,
+                    "bidirectional": False, "proj_size": 0, "reset_after": True, "dtype": "float32"}  # fmt: skip
+        shown += [
+            f"{name}={self._arguments[name]!r}"
+            for name, default in defaults.items()
+            if self._arguments.get(name, default) != default
+        ]
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+
+def _dtype_name(dtype: object) -> object:
+    """The name of a dtype given as name, type or np.dtype; anything else is left for validation to refuse."""
+    try:
+        return np.dtype(dtype).name  # type: ignore[call-overload]
+    except TypeError:
+        return dtype
+
+
+def _frozen(value: Array) -> Array:
+    value.flags.writeable = False
+    return value
+
+
+def _arguments(scope: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in scope.items() if name not in ("self", "__class__")}
+
+
+class LSTM(_Recurrent[tuple[Array, Array]]):
+    """Long short-term memory over whole sequences; gates i f g o, parameters and arguments as torch.nn.LSTM.
+
+        i, f, o = sigma(W x_t + b_ih + U h_{t-1} + b_hh)    g = tanh(the same)
+        c_t = f * c_{t-1} + i * g                           h_t = o * tanh(c_t)     (then W_hr h_t with proj_size)
+
+    Args:
+        input_size: I. hidden_size: H. num_layers: L. bias: whether b_ih and b_hh exist.
+        batch_first: x and y as [B, T, ...]; states stay [L*D, B, ...].
+        dropout: rate between layers, in [0, 1), in training calls only. bidirectional: D = 2.
+        proj_size: P; 0 means no projection, h is then H wide.
+        forget_bias: v sets the forget part of bias_ih to v and of bias_hh to 0.
+        init: "uniform" (torch's), "xavier", "orthogonal", "identity". dtype: "float32" or "float64".
+        seed: 64-bit seed of the initial values and of the dropout masks; drawn at random if None.
+        peephole, coupled, recurrent, layer_norm, zoneout, recurrent_dropout, precision, save: fixed at these values
+        in this version, others are refused by name.
+
+    Raises:
+        ValueError, TypeError: naming the argument, what was expected and what came.
+
+    Source: Hochreiter, Schmidhuber 1997; Gers, Schmidhuber, Cummins 2000; projection: Sak, Senior, Beaufays 2014.
+    """
+
+    def __init__(
+        self, input_size: int, hidden_size: int, num_layers: int = 1, bias: bool = True, batch_first: bool = False,
+        dropout: float = 0.0, bidirectional: bool = False, proj_size: int = 0, *, peephole: bool = False,
+        coupled: bool = False, recurrent: Any = "full", layer_norm: bool = False, zoneout: Any = 0.0,
+        recurrent_dropout: float = 0.0, forget_bias: float | None = None, init: str = "uniform",
+        dtype: Any = "float32", device: str = "cpu", precision: str = "highest", save: str = "gates",
+        seed: int | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__("lstm", _arguments(locals()))
+
+
+class GRU(_Recurrent[Array]):
+    """Gated recurrent unit over whole sequences; gates r z n, parameters and arguments as torch.nn.GRU.
+
+        r, z = sigma(W x_t + b_ih + U h_{t-1} + b_hh)       h_t = (1 - z) * n + z * h_{t-1}
+        reset_after=True:   n = tanh(W x_t + b_ih + r * (U h_{t-1} + b_hh))
+        reset_after=False:  n = tanh(W x_t + b_ih + U (r * h_{t-1}) + b_hh)
+
+    Args:
+        reset_after: which form; True is cuDNN's and torch's. The others as for LSTM.
+
+    Source: Cho et al. 2014 (reset before the product); cuDNN and torch (reset after).
+    """
+
+    def __init__(
+        self, input_size: int, hidden_size: int, num_layers: int = 1, bias: bool = True, batch_first: bool = False,
+        dropout: float = 0.0, bidirectional: bool = False, *, reset_after: bool = True, recurrent: Any = "full",
+        layer_norm: bool = False, zoneout: float = 0.0, recurrent_dropout: float = 0.0, init: str = "uniform",
+        dtype: Any = "float32", device: str = "cpu", precision: str = "highest", save: str = "gates",
+        seed: int | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__("gru" if reset_after else "gru_reset_before", _arguments(locals()))
+
+
+class RNN(_Recurrent[Array]):
+    """Vanilla (Elman) RNN over whole sequences; parameters and arguments as torch.nn.RNN.
+
+        h_t = phi(W x_t + b_ih + U h_{t-1} + b_hh)          phi: tanh, relu or identity
+
+    Args:
+        nonlinearity: "tanh", "relu" or "identity". The others as for LSTM.
+
+    Source: Elman 1990; relu with init="identity": Le, Jaitly, Hinton 2015.
+    """
+
+    def __init__(
+        self, input_size: int, hidden_size: int, num_layers: int = 1, nonlinearity: str = "tanh", bias: bool = True,
+        batch_first: bool = False, dropout: float = 0.0, bidirectional: bool = False, *, recurrent: Any = "full",
+        layer_norm: bool = False, zoneout: float = 0.0, recurrent_dropout: float = 0.0, init: str = "uniform",
+        dtype: Any = "float32", device: str = "cpu", precision: str = "highest", save: str = "gates",
+        seed: int | None = None,
+    ) -> None:  # fmt: skip
+        validation.choice("nonlinearity", nonlinearity, ("tanh", "relu", "identity"))
+        super().__init__(f"rnn_{nonlinearity}", _arguments(locals()))
+
+
+LAYERS: dict[str, type[LSTM] | type[GRU] | type[RNN]] = {"LSTM": LSTM, "GRU": GRU, "RNN": RNN}
+
+
+def load(path: str | os.PathLike[str]) -> LSTM | GRU | RNN:
+    """Read a layer that its `save` wrote.
+
+    Raises:
+        OSError: the file cannot be read. ValueError: it is damaged, foreign, or not a layer's.
+    """
+    tensors, description = checkpoint.read(path)
+    try:
+        layer = LAYERS[description["class"]](**description["arguments"])
+        layer.load_state_dict(tensors)
+        layer.calls = validation.integer("calls", description["calls"], 0)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: expected a checkpoint of one of {', '.join(LAYERS)}, got another ({error})") from error
+    return layer

@@ -1,0 +1,106 @@
+"""What travels between sequence.py and a backend: one layer in one direction.
+
+A backend is a module with five functions:
+
+    pack(cell, weights) -> packed                       the weights in whatever form its loop likes
+    recur_forward(cell, packed, run, save) -> Final     writes run.y; keeps `saved` only if asked
+    recur_backward(cell, packed, run, saved, given, dx, accumulate) -> Initial      writes or adds to dx
+    cells(cell, packed, run, saved) -> c after every step
+    random_words(xp, seed, counter, count) -> Philox words
+
+Arrays are [T, B, ...]; T, B, I, G, H, P are time, batch, input, gates, hidden and projection (P = H without one).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any, NamedTuple, Protocol
+
+from fastrnn.arrays import Array
+from fastrnn.cells import Cell
+
+
+class Weights(NamedTuple):
+    """Parameters of one layer in one direction, or their gradients, in torch's layout."""
+
+    ih: Array  # [G*H, I]
+    hh: Array  # [G*H, P]
+    b_ih: Array | None  # [G*H]
+    b_hh: Array | None  # [G*H]
+    hr: Array | None  # [P, H], the projection
+
+
+class Columns(NamedTuple):
+    """Columns [first, first + width) of an array [T, B, D * width] that both directions share."""
+
+    array: Array
+    first: int
+    width: int
+
+    @property
+    def view(self) -> Array:
+        """The columns as an array [T, B, width]."""
+        return self.array[:, :, self.first : self.first + self.width]
+
+
+class Run(NamedTuple):
+    """Inputs of one pass, and where its outputs go."""
+
+    x: Array  # [T, B, I]
+    h0: Array  # [B, P]
+    c0: Array | None  # [B, H]
+    lengths: Array | None  # [B] int64, 0 <= length <= T
+    clear: Array | None  # [T, B] bool: zero the state before step t; never True on padding
+    reverse: bool
+    y: Columns  # [T, B, P], zero past the end
+
+    def steps(self) -> Iterator[int]:
+        """Yield t in the order in which the recurrence goes."""
+        return iter(range(self.x.shape[0])[:: -1 if self.reverse else 1])
+
+
+class Final(NamedTuple):
+    """State after the last step, h_n [B, P], c_n [B, H], and what the backward pass needs."""
+
+    h_n: Array
+    c_n: Array | None
+    saved: Any
+
+
+class Given(NamedTuple):
+    """Gradients of the loss that arrive from outside; None stands for zero."""
+
+    y: Columns | None  # [T, B, P]
+    cells: Columns | None  # [T, B, H]
+    h_n: Array | None  # [B, P]
+    c_n: Array | None  # [B, H]
+
+
+class Initial(NamedTuple):
+    """Gradients that leave: of the initial state [B, P], [B, H] and of the weights."""
+
+    h0: Array
+    c0: Array | None
+    weights: Weights
+
+
+class Backend(Protocol):
+    """The functions of a backend module."""
+
+    def pack(self, cell: Cell, weights: Weights) -> Any:
+        """Bring the weights of one layer and direction into the form that the loops use."""
+
+    def recur_forward(self, cell: Cell, packed: Any, run: Run, save: bool) -> Final:
+        """Run the recurrence and write run.y."""
+
+    def recur_backward(
+        self, cell: Cell, packed: Any, run: Run, saved: Any, given: Given, dx: Array, accumulate: bool
+    ) -> Initial:
+        """Back-propagate through the recurrence; write dx [T, B, I], or add to it."""
+
+    def cells(self, cell: Cell, packed: Any, run: Run, saved: Any) -> Array:
+        """Return c after every step [T, B, H], zero past the end; only for cells that have one."""
+
+    def random_words(self, xp: ModuleType, seed: int, counter: tuple[int, int, int], count: int) -> Array:
+        """Return `count` words [count] uint32 of the counter-based generator, see fastrnn.philox."""

@@ -1,0 +1,212 @@
+"""The reference backend: one plain loop over time that every other backend is checked against.
+
+It runs on the arrays' own module (NumPy or CuPy) in their own precision. Padding is selected away, never multiplied.
+"""
+
+from __future__ import annotations
+
+import math
+from types import ModuleType
+from typing import NamedTuple
+
+from fastrnn import philox
+from fastrnn.arrays import Array, array_module
+from fastrnn.cells import Cell
+from fastrnn.recurrence import Final, Given, Initial, Run, Weights
+
+
+class Saved(NamedTuple):
+    """Per step t, in any direction: the state that the step saw, what it made, and its gates."""
+
+    h_prev: Array  # [T, B, P]
+    c_prev: Array  # [T, B, H]
+    h: Array  # [T, B, H], before the projection
+    c: Array  # [T, B, H]
+    gates: list[Array]  # T x [B, V, H]
+    gated: Array  # [T, B, H], the gated state of a second product
+
+
+def _module(array: Array) -> ModuleType:
+    xp = array_module(array)
+    assert xp is not None, "validated before"
+    return xp
+
+
+def _gates(xp: ModuleType, a: Array, w: Array, bias: Array | None, hidden: int) -> Array:
+    """a [..., K] times w [n*H, K] transposed, plus bias, as [..., n, H]."""
+    product = a @ w.T
+    if bias is not None:
+        product += bias
+    return product.reshape(*a.shape[:-1], w.shape[0] // hidden, hidden)
+
+
+def _recurrent(xp: ModuleType, cell: Cell, w: Weights, ax: Array, h: Array) -> tuple[Array, Array]:
+    """ah [B, G, H] for one step and the gated state (h itself where the cell has none)."""
+    hidden = ax.shape[-1]
+    if cell.gated is None:
+        return _gates(xp, h, w.hh, w.b_hh, hidden), h
+    last = (len(cell.gates) - 1) * hidden
+    b_first, b_last = (None, None) if w.b_hh is None else (w.b_hh[:last], w.b_hh[last:])
+    ah = _gates(xp, h, w.hh[:last], b_first, hidden)
+    s = cell.gated.forward(xp, ax, ah, h)
+    return xp.concatenate((ah, _gates(xp, s, w.hh[last:], b_last, hidden)), axis=1), s
+
+
+def _valid(xp: ModuleType, run: Run) -> Array | None:
+    """[T, B, 1] bool: the steps that exist; None if all do."""
+    if run.lengths is None:
+        return None
+    valid: Array = (xp.arange(run.x.shape[0])[:, None] < run.lengths)[..., None]
+    return valid
+
+
+def pack(cell: Cell, weights: Weights) -> Weights:
+    """Return the weights as they are."""
+    return weights
+
+
+def recur_forward(cell: Cell, packed: Weights, run: Run, save: bool) -> Final:
+    """Run the recurrence step by step; see fastrnn.recurrence."""
+    xp, w, valid = _module(run.x), packed, _valid(_module(run.x), run)
+    steps, batch = run.x.shape[:2]
+    hidden = w.ih.shape[0] // len(cell.gates)
+    x = run.x if valid is None else xp.where(valid, run.x, 0)
+    ax = _gates(xp, x, w.ih, w.b_ih, hidden)
+    h, c = run.h0, run.c0
+    kept = _empty_saved(xp, cell, run, hidden) if save else None
+    for t in run.steps():
+        if run.clear is not None:
+            h = xp.where(run.clear[t][:, None], 0, h)
+            c = None if c is None else xp.where(run.clear[t][:, None], 0, c)
+        ah, s = _recurrent(xp, cell, w, ax[t], h)
+        step = cell.forward(xp, ax[t], ah, h, c)
+        h_new = step.h if w.hr is None else step.h @ w.hr.T
+        if kept is not None:
+            _keep(kept, t, cell, h, c, step.h, step.c, s)
+            kept.gates[t] = step.saved
+        here = True if valid is None else valid[t]
+        run.y.view[t] = xp.where(here, h_new, 0)
+        h = xp.where(here, h_new, h)
+        c = None if c is None else xp.where(here, step.c, c)
+    return Final(h, c, kept)
+
+
+def cells(cell: Cell, packed: Weights, run: Run, saved: Saved) -> Array:
+    """c after every step [T, B, H], zero past the end."""
+    xp, valid = _module(run.x), _valid(_module(run.x), run)
+    result: Array = saved.c.copy() if valid is None else xp.where(valid, saved.c, 0)
+    return result
+
+
+def random_words(xp: ModuleType, seed: int, counter: tuple[int, int, int], count: int) -> Array:
+    """`count` random 32-bit words; see fastrnn.philox."""
+    return philox.random_words(xp, seed, counter, count)
+
+
+def _empty_saved(xp: ModuleType, cell: Cell, run: Run, hidden: int) -> Saved:
+    steps, batch, proj = run.x.shape[0], run.x.shape[1], run.h0.shape[1]
+
+    def empty(width: int) -> Array:
+        array: Array = xp.empty((steps, batch, width), run.x.dtype)
+        return array
+
+    cells = hidden if cell.cell_state else 0
+    gated = hidden if cell.gated is not None else 0
+    return Saved(empty(proj), empty(cells), empty(hidden), empty(cells), [run.x] * steps, empty(gated))
+
+
+def _keep(kept: Saved, t: int, cell: Cell, h_prev: Array, c_prev: Array | None, h: Array, c: Array | None, s: Array) -> None:
+    kept.h_prev[t], kept.h[t] = h_prev, h
+    if c_prev is not None:
+        kept.c_prev[t], kept.c[t] = c_prev, c
+    if cell.gated is not None:
+        kept.gated[t] = s
+
+
+def recur_backward(
+    cell: Cell, packed: Weights, run: Run, saved: Saved, given: Given, dx: Array, accumulate: bool
+) -> Initial:
+    """Back-propagate step by step, then all weight gradients as products over T*B; see fastrnn.recurrence."""
+    xp, w, valid = _module(run.x), packed, _valid(_module(run.x), run)
+    steps, batch = run.x.shape[:2]
+    hidden = w.ih.shape[0] // len(cell.gates)
+    dh = xp.zeros_like(run.h0) if given.h_n is None else given.h_n
+    dc = None if run.c0 is None else xp.zeros_like(run.c0) if given.c_n is None else given.c_n
+    dax: Array = xp.empty((steps, batch, len(cell.gates), hidden), run.x.dtype)
+    dah, dproj = xp.empty_like(dax), xp.empty_like(saved.h_prev)
+    for t in list(run.steps())[::-1]:
+        here = True if valid is None else valid[t]
+        dh_t = dh if given.y is None else dh + xp.where(here, given.y.view[t], 0)
+        dc_t = dc if given.cells is None or dc is None else dc + xp.where(here, given.cells.view[t], 0)
+        dproj[t] = xp.where(here, dh_t, 0)
+        dh_cell = dh_t if w.hr is None else dh_t @ w.hr
+        c_prev, c = (saved.c_prev[t], saved.c[t]) if cell.cell_state else (None, None)
+        step = cell.backward(xp, saved.gates[t], saved.h_prev[t], c_prev, saved.h[t], c, dh_cell, dc_t)
+        alive = here if run.clear is None else here & ~run.clear[t][:, None]
+        dax[t] = xp.where(valid is None or here[..., None], step.dax, 0)
+        dah[t] = xp.where(valid is None or here[..., None], step.dah, 0)
+        dh_prev = _recurrent_backward(xp, cell, w, saved, t, dax, dah)
+        if step.dh_prev is not None:
+            dh_prev = dh_prev + step.dh_prev
+        dh = _pass_on(xp, here, alive, dh_prev, dh)
+        dc = None if dc is None else _pass_on(xp, here, alive, step.dc_prev, dc)
+    _input_gradient(xp, w, valid, dax, dx, accumulate)
+    x = run.x if valid is None else xp.where(valid, run.x, 0)
+    return Initial(dh, dc, _weight_gradients(xp, cell, w, saved, x, dax, dah, dproj))
+
+
+def _pass_on(xp: ModuleType, here: Array | bool, alive: Array | bool, d_prev: Array | None, d: Array) -> Array:
+    """Gradient of the state before the step: cut at a reset, held where the step does not exist."""
+    result: Array = xp.where(here, xp.where(alive, d_prev, 0), d)
+    return result
+
+
+def _recurrent_backward(
+    xp: ModuleType, cell: Cell, w: Weights, saved: Saved, t: int, dax: Array, dah: Array
+) -> Array:
+    """Gradient of h_prev through the recurrent product(s); fills in gate 0 where it waits for a gated state."""
+    batch, gates, hidden = dah.shape[1:]
+    if cell.gated is None:
+        product: Array = dah[t].reshape(batch, gates * hidden) @ w.hh
+        return product
+    last = (gates - 1) * hidden
+    ds = dah[t, :, -1] @ w.hh[last:]
+    da, dh = cell.gated.backward(xp, saved.gates[t], saved.h_prev[t], ds)
+    dax[t, :, 0] = dah[t, :, 0] = da
+    result: Array = dh + dah[t, :, :-1].reshape(batch, last) @ w.hh[:last]
+    return result
+
+
+def _input_gradient(
+    xp: ModuleType, w: Weights, valid: Array | None, dax: Array, dx: Array, accumulate: bool
+) -> None:
+    """dx = dax W over all T*B at once, exactly zero on padding."""
+    product = dax.reshape(*dax.shape[:2], w.ih.shape[0]) @ w.ih
+    if valid is not None:
+        product = xp.where(valid, product, 0)
+    dx[...] = dx + product if accumulate else product
+
+
+def _weight_gradients(
+    xp: ModuleType, cell: Cell, w: Weights, saved: Saved, x: Array, dax: Array, dah: Array, dproj: Array
+) -> Weights:
+    """dW = dax^T x, dU = dah^T h_prev, db = sums of dax and dah, all over T*B at once."""
+
+    def rows(a: Array) -> Array:
+        return a.reshape(a.shape[0] * a.shape[1], math.prod(a.shape[2:]))
+
+    def over_time(da: Array, a: Array) -> Array:
+        product: Array = rows(da).T @ rows(a)
+        return product
+
+    if cell.gated is None:
+        hh = over_time(dah, saved.h_prev)
+    else:
+        hh = xp.concatenate((over_time(dah[:, :, :-1], saved.h_prev), over_time(dah[:, :, -1], saved.gated)))
+    return Weights(
+        over_time(dax, x),
+        hh,
+        None if w.b_ih is None else rows(dax).sum(0),
+        None if w.b_hh is None else rows(dah).sum(0),
+        None if w.hr is None else over_time(dproj, saved.h),
+    )

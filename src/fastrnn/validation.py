@@ -1,0 +1,255 @@
+"""Every check of an argument: one place, one form of message, before anything is computed or written."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import numbers
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from fastrnn.arrays import Array, array_module, describe
+from fastrnn.errors import ShapeError
+from fastrnn.sequence import Inputs
+
+DTYPES = ("float32", "float64")
+INITS = ("uniform", "xavier", "orthogonal", "identity")
+# Options of the public interface that no loop of this version has; each is refused by name unless it has this value.
+NOT_YET: dict[str, Any] = {
+    "peephole": False,
+    "coupled": False,
+    "recurrent": "full",
+    "layer_norm": False,
+    "zoneout": 0.0,
+    "recurrent_dropout": 0.0,
+    "precision": "highest",
+    "save": "gates",
+}
+
+
+def constructor(arguments: Mapping[str, Any]) -> None:
+    """Check the arguments of a layer's constructor.
+
+    Raises:
+        TypeError: a dtype that no CPU loop has, or a value of the wrong type.
+        ValueError: a value out of range, or an option that this version does not have.
+        ImportError, RuntimeError: a CUDA device was asked for and CuPy or a GPU is missing.
+    """
+    for name in ("input_size", "hidden_size", "num_layers"):
+        if name in arguments:
+            integer(name, arguments[name], 1)
+    for name in ("bias", "batch_first", "bidirectional", "reset_after"):
+        if name in arguments and not isinstance(arguments[name], (bool, np.bool_)):
+            raise TypeError(f"{name}: expected a bool, got {describe(arguments[name])}")
+    probability("dropout", arguments["dropout"])
+    if "proj_size" in arguments:
+        integer("proj_size", arguments["proj_size"], 0)
+        if arguments["proj_size"] >= arguments["hidden_size"]:
+            raise ValueError(
+                f"proj_size: expected less than hidden_size = {arguments['hidden_size']}, got {arguments['proj_size']}"
+            )
+    if arguments["dtype"] not in DTYPES:
+        raise TypeError(f"dtype: expected one of {', '.join(DTYPES)} on the CPU, got {arguments['dtype']!r}")
+    choice("init", arguments["init"], INITS)
+    for name, supported in NOT_YET.items():
+        value = arguments.get(name, supported)
+        if isinstance(value, np.ndarray) or value != supported:
+            raise ValueError(f"{name}: expected {supported!r}, the only value in this version, got {describe(value)}")
+    if arguments.get("forget_bias") is not None:
+        real("forget_bias", arguments["forget_bias"])
+        if not arguments["bias"]:
+            raise ValueError("forget_bias: expected None with bias=False, got " + repr(arguments["forget_bias"]))
+    if arguments["seed"] is not None:
+        integer("seed", arguments["seed"], 0, 2**64 - 1)
+    device(arguments["device"])
+
+
+def integer(name: str, value: object, low: int, high: int | None = None) -> int:
+    """Return `value` as an int in [low, high]; bool is refused."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"{name}: expected an integer, got {describe(value)}")
+    if value < low or (high is not None and value > high):
+        upper = "" if high is None else f" and at most {high}"
+        raise ValueError(f"{name}: expected at least {low}{upper}, got {value}")
+    return int(value)
+
+
+def real(name: str, value: object) -> float:
+    """Return `value` as a finite float; bool is refused."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name}: expected a number, got {describe(value)}")
+    if not math.isfinite(value):
+        raise ValueError(f"{name}: expected a finite number, got {value}")
+    return float(value)
+
+
+def probability(name: str, value: object) -> float:
+    """Return `value` as a float in [0, 1)."""
+    if not 0 <= real(name, value) < 1:
+        raise ValueError(f"{name}: expected 0 <= p < 1, got {value}")
+    return float(value)  # type: ignore[arg-type]
+
+
+def choice(name: str, value: object, allowed: Sequence[str]) -> None:
+    """Check that `value` is one of the names in `allowed`."""
+    if not isinstance(value, str) or value not in allowed:
+        raise ValueError(f"{name}: expected one of {', '.join(map(repr, allowed))}, got {value!r}")
+
+
+def device(name: object) -> None:
+    """Check a device's name; this version has loops for the CPU only."""
+    if name == "cpu":
+        return
+    if not isinstance(name, str) or name.partition(":")[0] != "cuda":
+        raise ValueError(f"device: expected 'cpu' or 'cuda:N', got {name!r}")
+    if importlib.util.find_spec("cupy") is None:
+        raise ImportError(f"device: {name!r} needs CuPy: pip install fastrnn[cuda12] or fastrnn[cuda13]")
+    raise RuntimeError(f"device: {name!r} needs CUDA kernels, and this version has none yet; expected 'cpu'")
+
+
+def array(name: str, value: object, dtype: object, shape: Sequence[int | str]) -> Array:
+    """Check that `value` is a NumPy array of this dtype and shape; a letter in `shape` stands for any size."""
+    expected = f"{name}: expected [{', '.join(map(str, shape))}] {np.dtype(dtype).name}"  # type: ignore[call-overload]
+    if array_module(value) is not np:
+        where = "a CuPy array on a layer of the CPU: " if array_module(value) is not None else ""
+        raise TypeError(f"{expected} as a NumPy array, got {where}{describe(value)}")
+    assert isinstance(value, np.ndarray)
+    matches = value.ndim == len(shape) and all(
+        isinstance(want, str) or want == have for want, have in zip(shape, value.shape, strict=False)
+    )
+    if not matches:
+        raise ShapeError(f"{expected}, got {describe(value)}")
+    if value.dtype != dtype:
+        raise TypeError(f"{expected}, got {describe(value)}")
+    return value
+
+
+def call(
+    *, x: object, state: object, lengths: object, reset: object, input_size: int, states: int, output_size: int,
+    hidden_size: int, cell_state: bool, dtype: object, batch_first: bool,
+) -> tuple[Inputs, bool]:  # fmt: skip
+    """Check the arguments of a call and return them time first and batched, and whether they were batched."""
+    batched = getattr(x, "ndim", 3) != 2
+    letters = ("B", "T") if batch_first else ("T", "B")
+    x = array("x", x, dtype, (*letters, input_size) if batched else ("T", input_size))
+    x = x[:, None] if not batched else x.transpose(1, 0, 2) if batch_first else x
+    steps, batch = x.shape[:2]
+    h0, c0 = _state("_0", state, states, batch, output_size, hidden_size, cell_state, dtype, batched)
+    h0 = np.zeros((states, batch, output_size), x.dtype) if h0 is None else h0
+    if cell_state and c0 is None:
+        c0 = np.zeros((states, batch, hidden_size), x.dtype)
+    if lengths is not None and not batched:
+        raise ValueError(f"lengths: expected None with unbatched x [T, {input_size}], got {describe(lengths)}")
+    checked = None if lengths is None else _lengths(lengths, steps, batch)
+    return Inputs(x, h0, c0, checked, _reset(reset, steps, batch, batched, batch_first)), batched
+
+
+def _state(
+    suffix: str, state: object, states: int, batch: int, output_size: int, hidden_size: int, cell_state: bool,
+    dtype: object, batched: bool,
+) -> tuple[Array | None, Array | None]:  # fmt: skip
+    """(h, c) as [L*D, B, P] and [L*D, B, H], None where not given; c is None for cells without one."""
+    if state is None:
+        return None, None
+    if cell_state and not (isinstance(state, (tuple, list)) and len(state) == 2):
+        raise TypeError(f"state: expected a pair (h{suffix}, c{suffix}), got {describe(state)}")
+    pair: Sequence[object] = state if cell_state else (state, None)  # type: ignore[assignment]
+    middle = (batch,) if batched else ()
+    result: list[Array | None] = []
+    for name, value, width in (("h", pair[0], output_size), ("c", pair[1], hidden_size)):
+        checked = None if value is None else array(name + suffix, value, dtype, (states, *middle, width))
+        result.append(checked if checked is None or batched else checked[:, None])
+    return result[0], result[1]
+
+
+def _lengths(lengths: object, steps: int, batch: int) -> Array:
+    try:
+        values = np.asarray(lengths)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"lengths: expected [{batch}] integers, got {describe(lengths)}") from error
+    if values.shape != (batch,):
+        raise ShapeError(f"lengths: expected [{batch}] integers, got {describe(values)}")
+    if values.dtype.kind not in "iu" and values.size:
+        raise TypeError(f"lengths: expected [{batch}] integers, got {describe(values)}")
+    wrong = np.flatnonzero((values < 0) | (values > steps))
+    if wrong.size:
+        raise ValueError(f"lengths: expected 0 <= length <= {steps}, got {values[wrong[0]]} at index {wrong[0]}")
+    return values.astype(np.int64)
+
+
+def _reset(reset: object, steps: int, batch: int, batched: bool, batch_first: bool) -> Array | None:
+    """Reset as [T, B]."""
+    if reset is None:
+        return None
+    if not batched:
+        return array("reset", reset, np.bool_, (steps,))[:, None]
+    checked = array("reset", reset, np.bool_, (batch, steps) if batch_first else (steps, batch))
+    return checked.T if batch_first else checked
+
+
+def gradients(
+    *, d_output: object, d_state: object, d_cells: object, inputs: Inputs, num_layers: int, output_width: int,
+    cells_width: int, cell_state: bool, batched: bool, batch_first: bool,
+) -> tuple[Array | None, Array | None, Array | None, list[Array | None] | None]:  # fmt: skip
+    """Check the arguments of a backward call; return dy, dh_n, dc_n and dcells time first and batched."""
+    steps, batch = inputs.x.shape[:2]
+
+    def over_time(name: str, value: object, width: int) -> Array | None:
+        if value is None:
+            return None
+        if not batched:
+            return array(name, value, inputs.x.dtype, (steps, width))[:, None]
+        shape = (batch, steps, width) if batch_first else (steps, batch, width)
+        checked = array(name, value, inputs.x.dtype, shape)
+        return checked.transpose(1, 0, 2) if batch_first else checked
+
+    hidden = 0 if inputs.c0 is None else inputs.c0.shape[2]
+    states, _, output = inputs.h0.shape
+    dh_n, dc_n = _gradient_of_state(d_state, states, batch, output, hidden, cell_state, inputs.x.dtype, batched)
+    dcells = None
+    if d_cells is not None:
+        if not cell_state:
+            raise ValueError(f"d_cells: expected None, this cell has no cell state, got {describe(d_cells)}")
+        if not isinstance(d_cells, (tuple, list)) or len(d_cells) != num_layers:
+            raise TypeError(f"d_cells: expected a sequence of {num_layers} arrays, one a layer, got {describe(d_cells)}")
+        dcells = [over_time(f"d_cells[{k}]", value, cells_width) for k, value in enumerate(d_cells)]
+    return over_time("d_output", d_output, output_width), dh_n, dc_n, dcells
+
+
+def _gradient_of_state(
+    d_state: object, states: int, batch: int, output: int, hidden: int, cell_state: bool, dtype: object, batched: bool
+) -> tuple[Array | None, Array | None]:
+    if cell_state and isinstance(d_state, (tuple, list)) and len(d_state) != 2:
+        raise TypeError(f"d_state: expected a pair (dh_n, dc_n), got {describe(d_state)}")
+    return _state("_n", d_state, states, batch, output, hidden, cell_state, dtype, batched)
+
+
+def parameters(given: object, expected: Mapping[str, Array], *, partial: bool, what: str) -> dict[str, Array]:
+    """Check parameters by name, all before any is used; return fresh contiguous copies.
+
+    partial: whether names may be missing. `what` names the argument in messages.
+    """
+    if not isinstance(given, Mapping):
+        raise TypeError(f"{what}: expected a mapping of parameter names to arrays, got {describe(given)}")
+    unknown = [str(name) for name in given if name not in expected]
+    missing = [] if partial else [name for name in expected if name not in given]
+    if unknown or missing:
+        raise ValueError(
+            f"{what}: expected the names {', '.join(expected)}, got "
+            + "; ".join(
+                f"{kind} {', '.join(names)}" for kind, names in (("unknown", unknown), ("no", missing)) if names
+            )
+        )
+    return {
+        name: array(name, _from_foreign(value), expected[name].dtype, expected[name].shape).copy(order="C")
+        for name, value in given.items()
+    }
+
+
+def _from_foreign(value: object) -> object:
+    """A CPU tensor of another library (torch) as a NumPy array; anything else as it is."""
+    if not isinstance(value, np.ndarray) and hasattr(value, "__array__") and array_module(value) is None:
+        return np.asarray(value)
+    return value
