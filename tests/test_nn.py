@@ -1,0 +1,181 @@
+"""The training kit against torch, by value: outputs, losses and every gradient."""
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from fastrnn import ShapeError
+from fastrnn.nn import Embedding, Linear, softmax_cross_entropy
+
+DTYPES = ["float32", "float64"]
+# Both sides sum K products in an order of their own; each rounding is eps / 2 of a partial sum, so the difference
+# stays below K eps times the sum of absolute values, which these shapes bound by a small multiple of the scale.
+ROUNDING = 64
+
+
+def close(name: str, got: np.ndarray, want: torch.Tensor) -> None:
+    want_array = want.detach().numpy()
+    assert got.dtype == want_array.dtype, name
+    assert got.shape == want_array.shape, name
+    scale = max(1.0, float(np.abs(want_array).max(initial=0)))
+    np.testing.assert_allclose(got, want_array, rtol=0, atol=ROUNDING * np.finfo(got.dtype).eps * scale, err_msg=name)
+
+
+def normal(rng: np.random.Generator, *shape: int, dtype: str) -> np.ndarray:
+    return rng.standard_normal(shape).astype(dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("lead", [(), (7,), (5, 3), (0,), (2, 1, 33)])
+@pytest.mark.parametrize(("inputs", "outputs"), [(1, 1), (33, 7), (5, 257)])
+def test_linear_is_torchs(dtype, bias, lead, inputs, outputs):
+    rng = np.random.default_rng(1)
+    ours = Linear(inputs, outputs, bias, dtype=dtype, seed=3)
+    theirs = torch.nn.Linear(inputs, outputs, bias, dtype=getattr(torch, dtype))
+    theirs.load_state_dict({name: torch.from_numpy(array) for name, array in ours.state_dict().items()})
+    x, d = normal(rng, *lead, inputs, dtype=dtype), normal(rng, *lead, outputs, dtype=dtype)
+    tx = torch.from_numpy(x).requires_grad_()
+    want = theirs(tx)
+    want.backward(torch.from_numpy(d))
+    y, backward = ours.forward(x)
+    close("y", y, want)
+    np.testing.assert_array_equal(ours(x), y)
+    for _ in range(2):  # backward is pure: called again, it returns the same
+        grads = backward(d)
+        close("x", grads.x, tx.grad)
+        assert set(grads.params) == set(dict(theirs.named_parameters()))
+        for name, parameter in theirs.named_parameters():
+            close(name, grads.params[name], parameter.grad)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("index_dtype", ["int64", "int32", "uint8"])
+@pytest.mark.parametrize("lead", [(), (1,), (301,), (17, 9), (0, 4)])
+@pytest.mark.parametrize(("rows", "width"), [(1, 1), (11, 5), (200, 33)])
+def test_embedding_is_torchs(dtype, index_dtype, lead, rows, width):
+    rng = np.random.default_rng(2)
+    ours = Embedding(rows, width, dtype=dtype, seed=4)
+    weight = torch.from_numpy(ours.state_dict()["weight"]).requires_grad_()
+    x = np.asarray(np.minimum(rng.geometric(0.2, lead), rows) - 1, index_dtype)  # uneven: many repeats, gaps between
+    want = functional.embedding(torch.from_numpy(x.astype(np.int64)), weight)
+    d = normal(rng, *lead, width, dtype=dtype)
+    want.backward(torch.from_numpy(d))
+    y, backward = ours.forward(x)
+    close("y", y, want)
+    np.testing.assert_array_equal(ours(x), y)
+    for _ in range(2):
+        grads = backward(d)
+        assert grads.x is None
+        close("weight", grads.params["weight"], weight.grad)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("lead", [(1,), (257,), (13, 5)])
+@pytest.mark.parametrize("classes", [1, 2, 97])
+@pytest.mark.parametrize("size", [1.0, 50.0, 1e4], ids="scale{:g}".format)
+def test_cross_entropy_is_torchs(dtype, lead, classes, size):
+    rng = np.random.default_rng(5)
+    logits = normal(rng, *lead, classes, dtype=dtype) * np.dtype(dtype).type(size)
+    targets = rng.integers(classes, size=lead)
+    tl = torch.from_numpy(logits.copy()).requires_grad_()
+    want = functional.cross_entropy(tl.reshape(-1, classes), torch.from_numpy(targets).reshape(-1))
+    want.backward()
+    before = logits.copy()
+    loss, backward = softmax_cross_entropy(logits, targets)
+    eps = float(np.finfo(dtype).eps)
+    assert float(loss) == pytest.approx(want.item(), rel=16 * eps, abs=16 * eps)
+    np.testing.assert_array_equal(logits, before)
+    for _ in range(2):
+        close("d_logits", backward(), tl.grad)
+    close("d_logits of 3 loss", backward(3.0), 3 * tl.grad)
+
+
+def test_cross_entropy_of_a_masked_class_is_finite():
+    loss, backward = softmax_cross_entropy(np.array([[0.0, -np.inf, 0.0]]), np.array([2]))
+    assert float(loss) == pytest.approx(np.log(2), rel=1e-15)
+    np.testing.assert_allclose(backward(), [[0.5, 0.0, -0.5]], rtol=1e-15)
+
+
+@pytest.mark.parametrize("make", [lambda s: Linear(300, 200, seed=s), lambda s: Embedding(300, 200, seed=s)])
+def test_initial_values_are_torchs_defaults(make):
+    state, twin, other = make(7).state_dict(), make(7).state_dict(), make(8).state_dict()
+    for name, array in state.items():
+        np.testing.assert_array_equal(array, twin[name])
+        assert not np.array_equal(array, other[name])
+    weight = state["weight"].astype(np.float64)
+    if "bias" in state:
+        bound = 1 / np.sqrt(300)
+        for array in state.values():
+            assert bound * 0.9 < np.abs(array).max() <= bound
+        spread = bound / np.sqrt(3)  # of a uniform distribution
+    else:
+        spread = 1.0
+        assert np.mean(weight**4) == pytest.approx(3, rel=0.05)  # kurtosis of a normal distribution
+    assert weight.std() == pytest.approx(spread, rel=0.02)
+    assert weight.mean() == pytest.approx(0, abs=0.02 * spread)
+
+
+def test_parameters_are_written_only_by_update_and_load_state_dict():
+    layer = Linear(3, 2, seed=0)
+    with pytest.raises(ValueError, match="read-only"):
+        layer.params["weight"][0, 0] = 1
+    given = np.ones((2, 3), np.float32)
+    layer.update({"weight": given})
+    given[:] = 5  # the layer keeps its own copy
+    np.testing.assert_array_equal(layer(np.eye(3, dtype=np.float32)), np.ones((3, 2), np.float32) + layer.params["bias"])
+    state = layer.state_dict()
+    state["weight"][:] = 9
+    np.testing.assert_array_equal(layer.params["weight"], np.ones((2, 3)))
+    other = Linear(3, 2, seed=1)
+    other.load_state_dict(layer.state_dict())
+    np.testing.assert_array_equal(other.params["bias"], layer.params["bias"])
+
+
+def test_an_update_that_does_not_fit_changes_nothing():
+    layer = Linear(3, 2, seed=0)
+    before, good = layer.state_dict(), np.zeros(2, np.float32)
+    for bad, error, message in (
+        ({"bias": good, "weight": np.zeros((3, 2), np.float32)}, ShapeError, r"weight: expected \[2, 3\] float32, got"),
+        ({"bias": good, "weight": np.zeros((2, 3))}, TypeError, r"weight: expected \[2, 3\] float32, got .* float64"),
+        ({"bias": good, "weight": [[0.0] * 3] * 2}, TypeError, "weight: expected a numpy array"),
+        ({"bias": good, "wait": np.zeros((2, 3), np.float32)}, ValueError, "expected names among .*got 'wait'"),
+    ):
+        with pytest.raises(error, match=message):
+            layer.update(bad)
+    with pytest.raises(ValueError, match=r"got no \['weight'\]"):
+        layer.load_state_dict({"bias": good})
+    for name, array in before.items():
+        np.testing.assert_array_equal(layer.params[name], array)
+
+
+F32 = np.float32
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: Linear(0, 2), ValueError, "in_features: expected an integer of at least 1, got 0"),
+        (lambda: Linear(2, 2.0), ValueError, "out_features: expected an integer"),
+        (lambda: Linear(2, 2, dtype="float16"), TypeError, "dtype: expected float32 or float64, got 'float16'"),
+        (lambda: Linear(2, 2, dtype="flaot32"), TypeError, "dtype: expected float32 or float64"),
+        (lambda: Embedding(-1, 2), ValueError, "num_embeddings"),
+        (lambda: Linear(3, 2)(np.zeros((4, 2), F32)), ShapeError, r"x: expected \[..., 3\] float32, got \(4, 2\)"),
+        (lambda: Linear(3, 2)(np.zeros((4, 3))), TypeError, r"x: expected .* float32, got \(4, 3\) float64"),
+        (lambda: Linear(3, 2)(torch.zeros(4, 3)), TypeError, "x: expected a numpy array .*got torch.Tensor"),
+        (lambda: Linear(3, 2).forward(np.zeros((4, 3), F32))[1](np.zeros((5, 2), F32)), ShapeError, "d_output"),
+        (lambda: Embedding(3, 2)(np.zeros(4)), TypeError, "x: expected an array of integers"),
+        (lambda: Embedding(3, 2)(np.array([0, 3])), ValueError, r"x: expected indices in \[0, 3\), got 0 to 3"),
+        (lambda: Embedding(3, 2)(np.array([-1])), ValueError, r"x: expected indices in \[0, 3\)"),
+        (lambda: Embedding(3, 2).forward(np.array([1]))[1](np.zeros((2, 2), F32)), ShapeError, "d_output"),
+        (lambda: softmax_cross_entropy(np.zeros((2, 3)), np.array([0, 3])), ValueError, "targets: .* got 0 to 3"),
+        (lambda: softmax_cross_entropy(np.zeros((2, 3)), np.array([0])), ShapeError, r"targets: expected \[2\]"),
+        (lambda: softmax_cross_entropy(np.zeros((2, 3)), np.zeros((2, 3))), TypeError, "targets: .* integers"),
+        (lambda: softmax_cross_entropy(np.zeros((0, 3)), np.zeros(0, int)), ShapeError, "at least one row"),
+        (lambda: softmax_cross_entropy(np.zeros((2, 3), int), np.zeros(2, int)), TypeError, "float32 or float64"),
+    ],
+)
+def test_bad_input_is_refused_by_name(call, error, message):
+    with pytest.raises(error, match=message):
+        call()

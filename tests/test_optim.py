@@ -1,0 +1,118 @@
+"""Adam and clipping against torch, step by step."""
+
+import numpy as np
+import pytest
+import torch
+
+from fastrnn import ShapeError
+from fastrnn.optim import Adam, clip_by_global_norm
+
+SHAPES = {"weight": (7, 33), "bias": (1,), "table": (3, 5, 2)}
+# The formula is torch's, operation by operation; a few roundings differ (fused multiply-add, lerp).
+STEPS, ROUNDING = 25, 16
+
+
+def start(seed: int, dtype: str) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return {name: rng.standard_normal(shape).astype(dtype) for name, shape in SHAPES.items()}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"lr": 0.1, "betas": (0.5, 0.9), "eps": 1e-3}, {"betas": (0.0, 0.0)}],
+    ids=["default", "other", "b0"],
+)
+def test_adam_is_torchs_at_every_step(dtype, options):
+    params = start(0, dtype)
+    theirs = {name: torch.from_numpy(array.copy()).requires_grad_() for name, array in params.items()}
+    adam, torch_adam = Adam(**options), torch.optim.Adam(theirs.values(), foreach=False, **options)
+    for step in range(STEPS):
+        lr = adam.lr * 0.9
+        adam.lr = torch_adam.param_groups[0]["lr"] = lr  # a schedule may set it
+        grads = {name: array * 10.0 ** (step % 5 - 3) for name, array in start(step + 1, dtype).items()}
+        for name, tensor in theirs.items():
+            tensor.grad = torch.from_numpy(grads[name].copy())
+        torch_adam.step()
+        before = {name: array.copy() for name, array in params.items()}
+        updated = adam.step(params, grads)
+        for name in SHAPES:
+            np.testing.assert_array_equal(params[name], before[name], err_msg=f"{name}: input written")
+            assert updated[name].dtype == dtype
+            np.testing.assert_allclose(
+                updated[name], theirs[name].detach().numpy(), rtol=0, atol=ROUNDING * np.finfo(dtype).eps,
+                err_msg=f"{name} after step {step}",
+            )  # fmt: skip
+        params = updated
+
+
+def test_adam_restored_from_its_state_goes_on_with_the_same_bits():
+    params = start(0, "float32")
+    adam = Adam()
+    for seed in (1, 2, 3):
+        params = adam.step(params, start(seed, "float32"))
+    state = adam.state_dict()
+    restored = Adam()
+    restored.load_state_dict(state)
+    want = adam.step(params, start(4, "float32"))
+    state["m.weight"][:] = 0  # a copy: nobody's business
+    for name, array in restored.step(params, start(4, "float32")).items():
+        np.testing.assert_array_equal(array, want[name])
+
+
+def test_adam_refuses_a_step_whole():
+    params, grads = start(0, "float32"), start(1, "float32")
+    adam = Adam()
+    adam.step(params, grads)
+    before = adam.state_dict()
+    for bad, error, message in (
+        ({**grads, "table": grads["table"][:1]}, ShapeError, r"grads\['table'\]: expected \[3, 5, 2\] float32"),
+        ({**grads, "table": grads["table"].astype("float64")}, TypeError, r"grads\['table'\]"),
+        ({"weight": grads["weight"]}, ValueError, "grads: expected the names"),
+    ):
+        with pytest.raises(error, match=message):
+            adam.step(params, bad)
+    with pytest.raises(ValueError, match="params: expected the names"):
+        adam.step({"bias": params["bias"]}, {"bias": grads["bias"]})
+    for name, array in adam.state_dict().items():
+        np.testing.assert_array_equal(array, before[name], err_msg=name)
+    with pytest.raises(ValueError, match="state: expected step, m"):
+        adam.load_state_dict({"step": np.array(1), "m.a": np.zeros(1)})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"lr": -1.0}, "lr"), ({"lr": float("nan")}, "lr"), ({"betas": (0.9, 1.0)}, "betas"), ({"eps": -1e-8}, "eps")],
+)
+def test_adam_refuses_options_out_of_range(options, message):
+    with pytest.raises(ValueError, match=message):
+        Adam(**options)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("theta", [0.01, 1.0, 1e6])
+def test_clipping_scales_all_gradients_together(dtype, theta):
+    grads = start(3, dtype)
+    tensors = [torch.from_numpy(array.astype("float64")).requires_grad_() for array in grads.values()]
+    for tensor, array in zip(tensors, grads.values(), strict=True):
+        tensor.grad = torch.from_numpy(array.astype("float64"))
+    want = torch.nn.utils.clip_grad_norm_(tensors, theta).item()
+    before = {name: array.copy() for name, array in grads.items()}
+    clipped, norm = clip_by_global_norm(grads, theta)
+    assert norm == pytest.approx(want, rel=1e-14)
+    for name, array in clipped.items():
+        assert array.dtype == dtype
+        np.testing.assert_array_equal(grads[name], before[name])
+        exact = before[name].astype("float64") * min(1.0, theta / want)
+        np.testing.assert_allclose(array, exact, rtol=2 * np.finfo(dtype).eps, atol=0, err_msg=name)
+    if norm > theta:
+        assert clip_by_global_norm(clipped, 2 * theta)[1] == pytest.approx(theta, rel=1e-6)
+
+
+def test_clipping_refuses_what_it_cannot_scale():
+    with pytest.raises(ValueError, match=r"grads\['b'\]: expected a finite norm"):
+        clip_by_global_norm({"a": np.ones(2), "b": np.array([1.0, np.nan])}, 1.0)
+    with pytest.raises(ValueError, match="theta"):
+        clip_by_global_norm({"a": np.ones(2)}, 0.0)
+    with pytest.raises(TypeError, match="numpy or cupy"):
+        clip_by_global_norm({"a": torch.ones(2)}, 1.0)
