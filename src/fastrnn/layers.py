@@ -6,8 +6,9 @@ import os
 import secrets
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Generic, NamedTuple, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
 import numpy as np
 
@@ -24,7 +25,8 @@ PUBLIC = {
 }  # fmt: skip
 
 
-class Gradients(NamedTuple, Generic[S]):
+@dataclass(frozen=True)  # not a NamedTuple, which cannot be generic before Python 3.11
+class Gradients(Generic[S]):
     """Gradients of the loss with respect to the input, the initial state and the parameters, by name."""
 
     x: Array
