@@ -1,0 +1,68 @@
+"""Every tolerance of the tests, each with its reason; nothing else in tests/ says how close is close enough.
+
+An error is the largest difference of an array relative to the largest expected element of that array, so a wrong small
+element next to a large one shows down to the tolerance. Each tolerance is a number of rounding errors (eps), times a
+count of operations where the error grows with it: never a percentage.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+EPS = {"float32": 2.0**-23, "float64": 2.0**-52}
+
+# Analytic against numeric directional derivative, float64. The contract asks for 1e-7; a fourth-order stencil with steps
+# of 1e-3 errs by 1e-12 (truncation) and 1e-13 (rounding) of the terms that it sums, up to 100 of which may cancel.
+FINITE_DIFFERENCE = 1e-9
+
+
+def forward(dtype: str, steps: int, width: int) -> float:
+    """Outputs and states, two implementations or precisions: sums of `width` terms in another order, over `steps` steps.
+
+    Rounding of a sum of n random terms grows as sqrt(n); the gates are contractions but for the linear cells, and an
+    error of one step is carried to the next. 8 covers the activations (2.5 ulp each) and the gate arithmetic.
+    """
+    return 8 * EPS[dtype] * (1 + width**0.5) * (1 + steps) ** 0.5
+
+
+def gradient(dtype: str, steps: int, width: int) -> float:
+    """Gradients: products of derivatives such as z * (1 - z), which amplify the forward error about fourfold."""
+    return 4 * forward(dtype, steps, width)
+
+
+def error(got: np.ndarray, want: np.ndarray) -> float:
+    """max |got - want| / max |want|; infinite where `got` is not finite, and where it is not zero as expected."""
+    if want.size == 0:
+        return 0.0
+    difference = np.abs(got.astype(np.float64) - want.astype(np.float64)).max()
+    if not np.isfinite(difference):
+        return float("inf")
+    if difference == 0:
+        return 0.0
+    scale = float(np.abs(want).max())
+    return float(difference) / scale if scale else float("inf")
+
+
+def assert_close(name: str, got: np.ndarray, want: np.ndarray, tolerance: float) -> None:
+    """Assert shape and values of one array."""
+    assert got.shape == want.shape, f"{name}: shape {got.shape}, expected {want.shape}"
+    worst = error(got, want)
+    assert worst <= tolerance, f"{name}: off by {worst:.2e} of its largest element, allowed {tolerance:.2e}"
+
+
+def assert_all_close(got: Mapping[str, np.ndarray], want: Mapping[str, np.ndarray], tolerances: Mapping[str, float]) -> None:
+    """Assert every array of `want` by name, and that `got` has no other."""
+    assert list(got) == list(want)
+    for name in want:
+        assert_close(name, got[name], want[name], tolerances[name])
+
+
+def assert_same_bits(name: str, got: np.ndarray, want: np.ndarray) -> None:
+    """Assert that two arrays are equal to the last bit; NaN equals NaN, -0.0 does not equal 0.0."""
+    assert got.shape == want.shape, f"{name}: shape {got.shape}, expected {want.shape}"
+    assert got.dtype == want.dtype, f"{name}: {got.dtype}, expected {want.dtype}"
+    unsigned = np.dtype(f"u{want.dtype.itemsize}")
+    same = (np.ascontiguousarray(got).view(unsigned) == np.ascontiguousarray(want).view(unsigned)) | (
+        np.isnan(got) & np.isnan(want)
+    )
+    assert same.all(), f"{name}: {np.count_nonzero(~same)} of {same.size} elements differ"
