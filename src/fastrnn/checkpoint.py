@@ -1,4 +1,4 @@
-"""Checkpoints: safetensors files whose metadata key `fastrnn` holds JSON, read whole or not at all, written atomically."""
+"""Checkpoints: safetensors files with JSON in the metadata key `fastrnn`, read whole or not at all, written whole."""
 
 from __future__ import annotations
 

@@ -8,22 +8,19 @@ from collections.abc import Iterator
 import numpy as np
 
 from fastrnn.arrays import Array
-from fastrnn.recurrence import Weights
 
 
-def names(layer: int, direction: int, bias: bool, projection: bool) -> Weights:
-    """Parameter names of one layer and direction, None where there is no such parameter."""
+def names(layer: int, direction: int, bias: bool, projection: bool) -> tuple[str | None, ...]:
+    """Parameter names of one layer and direction in the order of Weights, None where there is no such parameter."""
     suffix = f"_l{layer}" + ("_reverse" if direction else "")
 
     def name(stem: str, present: bool) -> str | None:
         return stem + suffix if present else None
 
-    return Weights(*(
-        name(stem, present)
-        for stem, present in (
-            ("weight_ih", True), ("weight_hh", True), ("bias_ih", bias), ("bias_hh", bias), ("weight_hr", projection)
-        )
-    ))  # type: ignore[arg-type]  # fmt: skip
+    return (
+        name("weight_ih", True), name("weight_hh", True), name("bias_ih", bias), name("bias_hh", bias),
+        name("weight_hr", projection),
+    )  # fmt: skip
 
 
 def shapes(
@@ -40,7 +37,7 @@ def shapes(
                 n, ((rows, inputs), (rows, output), (rows,), (rows,), (proj_size, hidden_size)), strict=True
             ):
                 if name is not None:
-                    yield str(name), shape
+                    yield name, shape
 
 
 def initialise(name: str, shape: tuple[int, ...], hidden_size: int, init: str, rng: np.random.Generator) -> Array:

@@ -70,22 +70,37 @@ class _Recurrent(Generic[S]):
     seed: int
 
     def __init__(self, cell: str, arguments: dict[str, Any]) -> None:
-        arguments["dtype"] = _dtype_name(arguments["dtype"])
-        validation.constructor(arguments)
+        arguments = validation.constructor(arguments)
         if arguments["seed"] is None:
             arguments["seed"] = secrets.randbits(64)
+        if arguments["dropout"] and arguments["num_layers"] == 1:
+            warnings.warn("dropout acts between layers: it has no effect with num_layers=1", UserWarning, stacklevel=3)
+        self._configure(cell, arguments)
+        self.calls = 0  # training calls so far: the dropout masks' counter; part of a checkpoint
+        self._params = {name: _frozen(value) for name, value in self._initial_parameters(arguments)}
+
+    def _configure(self, cell: str, arguments: dict[str, Any]) -> None:
+        """Set what follows from the constructor's arguments alone."""
         self._arguments = arguments
         for name in PUBLIC & arguments.keys():
             setattr(self, name, arguments[name])
-        self.calls = 0  # training calls so far: the dropout masks' counter; part of a checkpoint
-        if self.dropout and self.num_layers == 1:
-            warnings.warn("dropout acts between layers: it has no effect with num_layers=1", UserWarning, stacklevel=3)
         self._network = sequence.Network(
-            CELLS[cell], self.hidden_size, self.proj_size, self.num_layers, 1 + self.bidirectional, float(self.dropout),
+            CELLS[cell], self.hidden_size, self.proj_size, self.num_layers, 1 + self.bidirectional, self.dropout,
             self.seed,
         )  # fmt: skip
         self._packed: dict[str, list[Any]] = {}
-        self._params = {name: _frozen(value) for name, value in self._initial_parameters(arguments)}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What copy and pickle keep: packed weights are made anew, and a cell goes by its name."""
+        return {
+            "cell": self._network.cell.name, "arguments": self._arguments, "params": self._params, "calls": self.calls
+        }  # fmt: skip
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._configure(state["cell"], state["arguments"])
+        self.calls = state["calls"]
+        # copies of read-only arrays are writable
+        self._params = {name: _frozen(value) for name, value in state["params"].items()}
 
     def _initial_parameters(self, arguments: dict[str, Any]) -> list[tuple[str, Array]]:
         rng, result = np.random.default_rng(self.seed), []
@@ -140,7 +155,9 @@ class _Recurrent(Generic[S]):
         validation.device(device)
         return self
 
-    def __call__(self, x: Array, state: S | None = None, lengths: Any = None, reset: Array | None = None) -> tuple[Array, S]:
+    def __call__(
+        self, x: Array, state: S | None = None, lengths: Any = None, reset: Array | None = None
+    ) -> tuple[Array, S]:
         """Run the layer deterministically and keep nothing for a backward pass.
 
         Args:
@@ -184,9 +201,7 @@ class _Recurrent(Generic[S]):
         if training:
             call, self.calls = self.calls, self.calls + 1
         time_last = self.batch_first and batched
-        output = sequence.forward(
-            self._network, backend, packed, inputs, save=True, call=call, batch_first=time_last
-        )
+        output = sequence.forward(self._network, backend, packed, inputs, save=True, call=call, batch_first=time_last)
         passes: list[sequence.Pass] = output.passes
 
         def saved() -> list[sequence.Pass]:
@@ -203,9 +218,7 @@ class _Recurrent(Generic[S]):
                 output_width=output.y.shape[2], cells_width=self._network.num_directions * self.hidden_size,
                 cell_state=self._network.cell.cell_state, batched=batched, batch_first=self.batch_first,
             )  # fmt: skip
-            grads = sequence.backward(
-                self._network, backend, packed, inputs, saved(), *given, batch_first=time_last
-            )
+            grads = sequence.backward(self._network, backend, packed, inputs, saved(), *given, batch_first=time_last)
             if free:
                 passes.clear()
             return Gradients(
@@ -215,11 +228,11 @@ class _Recurrent(Generic[S]):
         def cells() -> list[Array]:
             if not self._network.cell.cell_state:
                 raise AttributeError(f"cells: {type(self).__name__} has no cell state")
-            return [
-                self._laid_out(c, batched) for c in sequence.cells(self._network, backend, packed, saved())
-            ]
+            return [self._laid_out(c, batched) for c in sequence.cells(self._network, backend, packed, saved())]
 
-        return Forward._make(self._laid_out(output.y, batched), self._state(output.h_n, output.c_n, batched), backward, cells)
+        return Forward._make(
+            self._laid_out(output.y, batched), self._state(output.h_n, output.c_n, batched), backward, cells
+        )
 
     def stream(self, batch: int = 1) -> Stream:
         """Open a stateful stream that takes one step at a time, on a snapshot of the parameters.
@@ -244,7 +257,7 @@ class _Recurrent(Generic[S]):
             batch_first=self.batch_first,
         )  # fmt: skip
 
-    def _weights(self) -> list[Weights]:
+    def _names(self) -> list[tuple[str | None, ...]]:
         """Names of the parameters, one entry a layer and direction."""
         return [
             initialisation.names(layer, direction, self.bias, self.proj_size > 0)
@@ -256,16 +269,14 @@ class _Recurrent(Generic[S]):
         cache = self._packed
         if backend not in cache:
             params, pack = self._params, backends.module(backend).pack
-            cache[backend] = [
-                pack(self._network.cell, Weights(*(None if n is None else params[n] for n in names)))
-                for names in self._weights()
-            ]
+            weights = [[None if name is None else params[name] for name in names] for names in self._names()]
+            cache[backend] = [pack(self._network.cell, Weights(*w)) for w in weights]  # type: ignore[arg-type]
         return cache[backend]
 
     def _by_name(self, weights: list[Weights]) -> dict[str, Array]:
         return {
-            name: value
-            for names, values in zip(self._weights(), weights, strict=True)
+            name: cast(Array, value)
+            for names, values in zip(self._names(), weights, strict=True)
             for name, value in zip(names, values, strict=True)
             if name is not None
         }
@@ -289,14 +300,6 @@ class _Recurrent(Generic[S]):
             if self._arguments.get(name, default) != default
         ]
         return f"{type(self).__name__}({', '.join(shown)})"
-
-
-def _dtype_name(dtype: object) -> object:
-    """The name of a dtype given as name, type or np.dtype; anything else is left for validation to refuse."""
-    try:
-        return np.dtype(dtype).name  # type: ignore[call-overload]
-    except TypeError:
-        return dtype
 
 
 def _frozen(value: Array) -> Array:
@@ -402,5 +405,7 @@ def load(path: str | os.PathLike[str]) -> LSTM | GRU | RNN:
         layer.load_state_dict(tensors)
         layer.calls = validation.integer("calls", description["calls"], 0)
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: expected a checkpoint of one of {', '.join(LAYERS)}, got another ({error})") from error
+        raise ValueError(
+            f"{path}: expected a checkpoint of one of {', '.join(LAYERS)}, got another ({error})"
+        ) from error
     return layer

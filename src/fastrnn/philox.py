@@ -10,6 +10,7 @@ Source: Salmon, Moraes, Dror, Shaw, Parallel random numbers: as easy as 1, 2, 3,
 from __future__ import annotations
 
 from types import ModuleType
+from typing import Any
 
 from fastrnn.arrays import Array
 
@@ -45,8 +46,8 @@ def threshold(p: float) -> int:
     return int(scaled) + (scaled > int(scaled))
 
 
-def keep_scale(xp: ModuleType, words: Array, p: float, shape: tuple[int, ...], dtype: object) -> Array:
+def keep_scale(xp: ModuleType, words: Array, p: float, shape: tuple[int, ...], dtype: Any) -> Array:
     """Return the inverted-dropout factors: 1 / (1 - p) where kept, else 0."""
     kept = (words >> xp.uint32(8)) >= xp.uint32(threshold(p))
-    scale: Array = kept.reshape(shape).astype(dtype) * (1.0 / (1.0 - p))
-    return scale.astype(dtype, copy=False)
+    scale: Array = (kept.reshape(shape) * (1.0 / (1.0 - p))).astype(dtype)
+    return scale

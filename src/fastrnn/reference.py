@@ -68,7 +68,6 @@ def pack(cell: Cell, weights: Weights) -> Weights:
 def recur_forward(cell: Cell, packed: Weights, run: Run, save: bool) -> Final:
     """Run the recurrence step by step; see fastrnn.recurrence."""
     xp, w, valid = _module(run.x), packed, _valid(_module(run.x), run)
-    steps, batch = run.x.shape[:2]
     hidden = w.ih.shape[0] // len(cell.gates)
     x = run.x if valid is None else xp.where(valid, run.x, 0)
     ax = _gates(xp, x, w.ih, w.b_ih, hidden)
@@ -115,7 +114,9 @@ def _empty_saved(xp: ModuleType, cell: Cell, run: Run, hidden: int) -> Saved:
     return Saved(empty(proj), empty(cells), empty(hidden), empty(cells), [run.x] * steps, empty(gated))
 
 
-def _keep(kept: Saved, t: int, cell: Cell, h_prev: Array, c_prev: Array | None, h: Array, c: Array | None, s: Array) -> None:
+def _keep(
+    kept: Saved, t: int, cell: Cell, h_prev: Array, c_prev: Array | None, h: Array, c: Array | None, s: Array
+) -> None:
     kept.h_prev[t], kept.h[t] = h_prev, h
     if c_prev is not None:
         kept.c_prev[t], kept.c[t] = c_prev, c
@@ -143,8 +144,8 @@ def recur_backward(
         c_prev, c = (saved.c_prev[t], saved.c[t]) if cell.cell_state else (None, None)
         step = cell.backward(xp, saved.gates[t], saved.h_prev[t], c_prev, saved.h[t], c, dh_cell, dc_t)
         alive = here if run.clear is None else here & ~run.clear[t][:, None]
-        dax[t] = xp.where(valid is None or here[..., None], step.dax, 0)
-        dah[t] = xp.where(valid is None or here[..., None], step.dah, 0)
+        every_gate = True if valid is None else valid[t][..., None]
+        dax[t], dah[t] = xp.where(every_gate, step.dax, 0), xp.where(every_gate, step.dah, 0)
         dh_prev = _recurrent_backward(xp, cell, w, saved, t, dax, dah)
         if step.dh_prev is not None:
             dh_prev = dh_prev + step.dh_prev
@@ -161,9 +162,7 @@ def _pass_on(xp: ModuleType, here: Array | bool, alive: Array | bool, d_prev: Ar
     return result
 
 
-def _recurrent_backward(
-    xp: ModuleType, cell: Cell, w: Weights, saved: Saved, t: int, dax: Array, dah: Array
-) -> Array:
+def _recurrent_backward(xp: ModuleType, cell: Cell, w: Weights, saved: Saved, t: int, dax: Array, dah: Array) -> Array:
     """Gradient of h_prev through the recurrent product(s); fills in gate 0 where it waits for a gated state."""
     batch, gates, hidden = dah.shape[1:]
     if cell.gated is None:
@@ -177,9 +176,7 @@ def _recurrent_backward(
     return result
 
 
-def _input_gradient(
-    xp: ModuleType, w: Weights, valid: Array | None, dax: Array, dx: Array, accumulate: bool
-) -> None:
+def _input_gradient(xp: ModuleType, w: Weights, valid: Array | None, dax: Array, dx: Array, accumulate: bool) -> None:
     """dx = dax W over all T*B at once, exactly zero on padding."""
     product = dax.reshape(*dax.shape[:2], w.ih.shape[0]) @ w.ih
     if valid is not None:

@@ -65,7 +65,14 @@ class Gradients(NamedTuple):
 
 
 def forward(
-    network: Network, backend: Backend, packed: Sequence[Any], inputs: Inputs, *, save: bool, call: int | None, batch_first: bool
+    network: Network,
+    backend: Backend,
+    packed: Sequence[Any],
+    inputs: Inputs,
+    *,
+    save: bool,
+    call: int | None,
+    batch_first: bool,
 ) -> Output:
     """Run all layers and directions.
 

@@ -47,8 +47,8 @@ class Stream:
     def set_state(self, state: Any) -> None:
         """Go on from this state, given as the layer returns it; None stands for zeros."""
         network = self._network
-        h, c = validation._state(
-            "_0", state, network.num_layers, self._batch, network.output_size, network.hidden_size,
+        h, c = validation.pair(
+            "state", "_0", state, network.num_layers, self._batch, network.output_size, network.hidden_size,
             network.cell.cell_state, self._dtype, True,
         )  # fmt: skip
         self._h[...] = 0 if h is None else h
@@ -78,4 +78,5 @@ class Stream:
             if c is not None:
                 c[...] = final.c_n
             a = self._y[k]
-        return a[0]
+        y: Array = self._y[-1, 0]
+        return y

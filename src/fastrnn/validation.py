@@ -29,51 +29,76 @@ NOT_YET: dict[str, Any] = {
 }
 
 
-def constructor(arguments: Mapping[str, Any]) -> None:
-    """Check the arguments of a layer's constructor.
+def constructor(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Check the arguments of a layer's constructor; return them as plain Python values, which JSON can hold.
 
     Raises:
         TypeError: a dtype that no CPU loop has, or a value of the wrong type.
         ValueError: a value out of range, or an option that this version does not have.
         ImportError, RuntimeError: a CUDA device was asked for and CuPy or a GPU is missing.
     """
+    plain = dict(arguments)
     for name in ("input_size", "hidden_size", "num_layers"):
-        if name in arguments:
-            integer(name, arguments[name], 1)
+        plain[name] = integer(name, plain[name], 1)
     for name in ("bias", "batch_first", "bidirectional", "reset_after"):
-        if name in arguments and not isinstance(arguments[name], (bool, np.bool_)):
-            raise TypeError(f"{name}: expected a bool, got {describe(arguments[name])}")
-    probability("dropout", arguments["dropout"])
-    if "proj_size" in arguments:
-        integer("proj_size", arguments["proj_size"], 0)
-        if arguments["proj_size"] >= arguments["hidden_size"]:
+        if name in plain:
+            plain[name] = boolean(name, plain[name])
+    plain["dropout"] = probability("dropout", plain["dropout"])
+    if "proj_size" in plain:
+        plain["proj_size"] = integer("proj_size", plain["proj_size"], 0)
+        if plain["proj_size"] >= plain["hidden_size"]:
             raise ValueError(
-                f"proj_size: expected less than hidden_size = {arguments['hidden_size']}, got {arguments['proj_size']}"
+                f"proj_size: expected less than hidden_size = {plain['hidden_size']}, got {plain['proj_size']}"
             )
-    if arguments["dtype"] not in DTYPES:
-        raise TypeError(f"dtype: expected one of {', '.join(DTYPES)} on the CPU, got {arguments['dtype']!r}")
-    choice("init", arguments["init"], INITS)
+    plain["dtype"] = dtype_name(plain["dtype"])
+    choice("init", plain["init"], INITS)
     for name, supported in NOT_YET.items():
-        value = arguments.get(name, supported)
-        if isinstance(value, np.ndarray) or value != supported:
-            raise ValueError(f"{name}: expected {supported!r}, the only value in this version, got {describe(value)}")
-    if arguments.get("forget_bias") is not None:
-        real("forget_bias", arguments["forget_bias"])
-        if not arguments["bias"]:
-            raise ValueError("forget_bias: expected None with bias=False, got " + repr(arguments["forget_bias"]))
-    if arguments["seed"] is not None:
-        integer("seed", arguments["seed"], 0, 2**64 - 1)
-    device(arguments["device"])
+        if name in plain:
+            plain[name] = only(name, plain[name], supported)
+    if plain.get("forget_bias") is not None:
+        plain["forget_bias"] = real("forget_bias", plain["forget_bias"])
+        if not plain["bias"]:
+            raise ValueError(f"forget_bias: expected None with bias=False, got {plain['forget_bias']}")
+    if plain["seed"] is not None:
+        plain["seed"] = integer("seed", plain["seed"], 0, 2**64 - 1)
+    device(plain["device"])
+    return plain
+
+
+def only(name: str, value: object, supported: object) -> object:
+    """Return the one value that this version has for an option; refuse every other by name."""
+    if isinstance(value, np.ndarray) or value != supported:
+        raise ValueError(f"{name}: expected {supported!r}, the only value in this version, got {describe(value)}")
+    return supported
+
+
+def dtype_name(value: object) -> str:
+    """Return the name of a layer's dtype, given by name, as a type or as np.dtype."""
+    try:
+        native = None if value is None else np.dtype(value)  # type: ignore[call-overload]
+    except TypeError:
+        native = None
+    if native is None or not native.isnative or native.name not in DTYPES:
+        raise TypeError(f"dtype: expected one of {', '.join(DTYPES)} on the CPU, got {value!r}")
+    return str(native.name)
+
+
+def boolean(name: str, value: object) -> bool:
+    """Return `value` as a bool; numbers are refused."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name}: expected a bool, got {describe(value)}")
+    return bool(value)
 
 
 def integer(name: str, value: object, low: int, high: int | None = None) -> int:
     """Return `value` as an int in [low, high]; bool is refused."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Integral):
         raise TypeError(f"{name}: expected an integer, got {describe(value)}")
-    if value < low or (high is not None and value > high):
+    number = int(value)
+    if number < low or (high is not None and number > high):
         upper = "" if high is None else f" and at most {high}"
-        raise ValueError(f"{name}: expected at least {low}{upper}, got {value}")
-    return int(value)
+        raise ValueError(f"{name}: expected at least {low}{upper}, got {number}")
+    return number
 
 
 def real(name: str, value: object) -> float:
@@ -136,7 +161,7 @@ def call(
     x = array("x", x, dtype, (*letters, input_size) if batched else ("T", input_size))
     x = x[:, None] if not batched else x.transpose(1, 0, 2) if batch_first else x
     steps, batch = x.shape[:2]
-    h0, c0 = _state("_0", state, states, batch, output_size, hidden_size, cell_state, dtype, batched)
+    h0, c0 = pair("state", "_0", state, states, batch, output_size, hidden_size, cell_state, dtype, batched)
     h0 = np.zeros((states, batch, output_size), x.dtype) if h0 is None else h0
     if cell_state and c0 is None:
         c0 = np.zeros((states, batch, hidden_size), x.dtype)
@@ -146,20 +171,23 @@ def call(
     return Inputs(x, h0, c0, checked, _reset(reset, steps, batch, batched, batch_first)), batched
 
 
-def _state(
-    suffix: str, state: object, states: int, batch: int, output_size: int, hidden_size: int, cell_state: bool,
-    dtype: object, batched: bool,
+def pair(
+    what: str, suffix: str, state: object, states: int, batch: int, output_size: int, hidden_size: int,
+    cell_state: bool, dtype: object, batched: bool,
 ) -> tuple[Array | None, Array | None]:  # fmt: skip
-    """(h, c) as [L*D, B, P] and [L*D, B, H], None where not given; c is None for cells without one."""
+    """Check a state, or the gradient of one; return (h, c) as [L*D, B, P] and [L*D, B, H], None where not given.
+
+    c is None for cells without one. `what` names the argument, `suffix` goes with h and c in messages.
+    """
     if state is None:
         return None, None
     if cell_state and not (isinstance(state, (tuple, list)) and len(state) == 2):
-        raise TypeError(f"state: expected a pair (h{suffix}, c{suffix}), got {describe(state)}")
-    pair: Sequence[object] = state if cell_state else (state, None)  # type: ignore[assignment]
+        raise TypeError(f"{what}: expected a pair (h{suffix}, c{suffix}), got {describe(state)}")
+    parts: Sequence[object] = state if cell_state else (state, None)  # type: ignore[assignment]
     middle = (batch,) if batched else ()
     result: list[Array | None] = []
-    for name, value, width in (("h", pair[0], output_size), ("c", pair[1], hidden_size)):
-        checked = None if value is None else array(name + suffix, value, dtype, (states, *middle, width))
+    for name, part, width in (("h", parts[0], output_size), ("c", parts[1], hidden_size)):
+        checked = None if part is None else array(f"{what} {name}{suffix}", part, dtype, (states, *middle, width))
         result.append(checked if checked is None or batched else checked[:, None])
     return result[0], result[1]
 
@@ -207,23 +235,17 @@ def gradients(
 
     hidden = 0 if inputs.c0 is None else inputs.c0.shape[2]
     states, _, output = inputs.h0.shape
-    dh_n, dc_n = _gradient_of_state(d_state, states, batch, output, hidden, cell_state, inputs.x.dtype, batched)
+    dh_n, dc_n = pair("d_state", "_n", d_state, states, batch, output, hidden, cell_state, inputs.x.dtype, batched)
     dcells = None
     if d_cells is not None:
         if not cell_state:
             raise ValueError(f"d_cells: expected None, this cell has no cell state, got {describe(d_cells)}")
         if not isinstance(d_cells, (tuple, list)) or len(d_cells) != num_layers:
-            raise TypeError(f"d_cells: expected a sequence of {num_layers} arrays, one a layer, got {describe(d_cells)}")
+            raise TypeError(
+                f"d_cells: expected a sequence of {num_layers} arrays, one a layer, got {describe(d_cells)}"
+            )
         dcells = [over_time(f"d_cells[{k}]", value, cells_width) for k, value in enumerate(d_cells)]
     return over_time("d_output", d_output, output_width), dh_n, dc_n, dcells
-
-
-def _gradient_of_state(
-    d_state: object, states: int, batch: int, output: int, hidden: int, cell_state: bool, dtype: object, batched: bool
-) -> tuple[Array | None, Array | None]:
-    if cell_state and isinstance(d_state, (tuple, list)) and len(d_state) != 2:
-        raise TypeError(f"d_state: expected a pair (dh_n, dc_n), got {describe(d_state)}")
-    return _state("_n", d_state, states, batch, output, hidden, cell_state, dtype, batched)
 
 
 def parameters(given: object, expected: Mapping[str, Array], *, partial: bool, what: str) -> dict[str, Array]:
@@ -243,13 +265,16 @@ def parameters(given: object, expected: Mapping[str, Array], *, partial: bool, w
             )
         )
     return {
-        name: array(name, _from_foreign(value), expected[name].dtype, expected[name].shape).copy(order="C")
+        name: array(name, _from_foreign(name, value), expected[name].dtype, expected[name].shape).copy(order="C")
         for name, value in given.items()
     }
 
 
-def _from_foreign(value: object) -> object:
+def _from_foreign(name: str, value: object) -> object:
     """A CPU tensor of another library (torch) as a NumPy array; anything else as it is."""
-    if not isinstance(value, np.ndarray) and hasattr(value, "__array__") and array_module(value) is None:
+    if isinstance(value, np.ndarray) or not hasattr(value, "__array__") or array_module(value) is not None:
+        return value
+    try:
         return np.asarray(value)
-    return value
+    except (TypeError, ValueError, RuntimeError) as error:  # torch: on a GPU, bfloat16, or with requires_grad
+        raise TypeError(f"{name}: expected a NumPy array or a CPU tensor, got {describe(value)} ({error})") from error
