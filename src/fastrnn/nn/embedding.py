@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from fastrnn.arrays import Array, array_module, describe
-from fastrnn.nn.layer import Gradients, Layer, check, float_dtype, positive
+from fastrnn.nn.layer import Gradients, Layer, check, float_dtype
+from fastrnn.validation import integer
 
 
 class Embedding(Layer):
@@ -23,15 +24,14 @@ class Embedding(Layer):
         seed: of the initial values; None takes fresh entropy.
 
     Raises:
-        ValueError: a size that is not a positive integer.
-        TypeError: another dtype.
+        ValueError, TypeError: a size that is not a positive integer; another dtype.
     """
 
     def __init__(
         self, num_embeddings: int, embedding_dim: int, *, dtype: Any = "float32", seed: int | None = None
     ) -> None:
-        self.num_embeddings = positive("num_embeddings", num_embeddings)
-        self.embedding_dim = positive("embedding_dim", embedding_dim)
+        self.num_embeddings = integer("num_embeddings", num_embeddings, 1)
+        self.embedding_dim = integer("embedding_dim", embedding_dim, 1)
         rng = np.random.default_rng(seed)
         draw = rng.standard_normal((self.num_embeddings, self.embedding_dim))
         super().__init__({"weight": draw.astype(float_dtype(dtype))})

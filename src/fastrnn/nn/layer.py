@@ -113,6 +113,7 @@ def uniform(rng: np.random.Generator, shape: tuple[int, ...], bound: float, dtyp
 
 def float_dtype(dtype: Any) -> np.dtype[Any]:
     """Return float32 or float64 as a NumPy dtype, or raise TypeError."""
+    found: np.dtype[Any]
     try:
         found = np.dtype(dtype)
     except TypeError:
@@ -120,10 +121,3 @@ def float_dtype(dtype: Any) -> np.dtype[Any]:
     if found not in (np.float32, np.float64):
         raise TypeError(f"dtype: expected float32 or float64, got {dtype!r}")
     return found
-
-
-def positive(name: str, value: int) -> int:
-    """Return a size that must be an integer of at least 1, or raise ValueError."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise ValueError(f"{name}: expected an integer of at least 1, got {value!r}")
-    return int(value)

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from fastrnn.arrays import Array
-from fastrnn.nn.layer import Gradients, Layer, check, float_dtype, positive, uniform
+from fastrnn.nn.layer import Gradients, Layer, check, float_dtype, uniform
+from fastrnn.validation import integer
 
 
 class Linear(Layer):
@@ -26,15 +27,14 @@ class Linear(Layer):
         seed: of the initial values; None takes fresh entropy.
 
     Raises:
-        ValueError: a size that is not a positive integer.
-        TypeError: another dtype.
+        ValueError, TypeError: a size that is not a positive integer; another dtype.
     """
 
     def __init__(
         self, in_features: int, out_features: int, bias: bool = True, *, dtype: Any = "float32", seed: int | None = None
     ) -> None:
-        self.in_features = positive("in_features", in_features)
-        self.out_features = positive("out_features", out_features)
+        self.in_features = integer("in_features", in_features, 1)
+        self.out_features = integer("out_features", out_features, 1)
         kind, bound, rng = float_dtype(dtype), self.in_features**-0.5, np.random.default_rng(seed)
         params = {"weight": uniform(rng, (self.out_features, self.in_features), bound, kind)}
         if bias:

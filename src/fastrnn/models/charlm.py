@@ -1,0 +1,270 @@
+"""Character language model: embedding -> recurrent layer -> linear -> softmax over the next character."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from fastrnn import GRU, LSTM, RNN, checkpoint, validation
+from fastrnn.arrays import Array
+from fastrnn.models.corpus import Corpus
+from fastrnn.models.training import Progress, Run, Settings, Snapshot, Watch
+from fastrnn.models.vocabulary import UNKNOWN, Vocabulary
+from fastrnn.nn import Embedding, Linear, softmax_cross_entropy
+from fastrnn.optim import clip_by_global_norm
+
+CELLS: dict[str, type[LSTM] | type[GRU] | type[RNN]] = {"lstm": LSTM, "gru": GRU, "rnn": RNN}
+EVALUATION_BATCH, EVALUATION_WINDOW = 64, 128
+ESTIMATE_CHARACTERS = 32_768  # of the held-out text, for a loss shown during training
+
+
+class CharLM:
+    """Character language model.
+
+    Args:
+        characters: the known characters, each once, or any text that contains them.
+        cell: "lstm", "gru" or "rnn".
+        hidden: H, width of the recurrent layer.
+        layers: number of recurrent layers.
+        dropout: between recurrent layers while training, in [0, 1).
+        embedding: width of a character's vector.
+        seed: of the initial values, the dropout masks and the order of the text; drawn at random if None.
+
+    Raises:
+        ValueError, TypeError: naming the argument, what was expected and what came.
+    """
+
+    def __init__(
+        self, characters: str, *, cell: str = "lstm", hidden: int = 256, layers: int = 1, dropout: float = 0.0,
+        embedding: int = 64, seed: int | None = None,
+    ) -> None:  # fmt: skip
+        validation.choice("cell", cell, tuple(CELLS))
+        validation.integer("hidden", hidden, 1)
+        if dropout and layers == 1:
+            raise ValueError(f"dropout: expected 0 with one layer, as it acts between layers, got {dropout}")
+        seed = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed
+        self.seed = validation.integer("seed", seed, 0, 2**63 - 1)
+        self.vocabulary = Vocabulary.of(characters)
+        self.arguments = {
+            "characters": self.vocabulary.characters, "cell": cell, "hidden": hidden, "layers": layers,
+            "dropout": dropout, "embedding": embedding, "seed": self.seed,
+        }  # fmt: skip
+        seeds = [int(s) for s in np.random.SeedSequence(self.seed).generate_state(3)]
+        self.embedding = Embedding(len(self.vocabulary), embedding, seed=seeds[0])
+        self.rnn = CELLS[cell](embedding, hidden, layers, dropout=dropout, seed=seeds[1])
+        self.head = Linear(hidden, len(self.vocabulary), seed=seeds[2])
+        self._snapshot: Snapshot | None = None  # of the last training run, to resume it
+
+    @property
+    def params(self) -> dict[str, Array]:
+        """All parameters by name, read-only: `embedding.weight`, `rnn.weight_ih_l0`, `head.bias` ..."""
+        return {f"{part}.{name}": array for part, layer in self._parts() for name, array in layer.params.items()}
+
+    def update(self, params: Mapping[str, Array]) -> None:
+        """Replace the named parameters."""
+        for part, layer in self._parts():
+            prefix = f"{part}."
+            layer.update({n.removeprefix(prefix): array for n, array in params.items() if n.startswith(prefix)})
+
+    def forward(self, ids: Array, targets: Array, state: Any = None) -> tuple[Any, Any, Callable[[], dict[str, Array]]]:
+        """Return the loss of one window, the state after it, and the backward pass.
+
+        Args:
+            ids: [T, B] int64.
+            targets: [T, B] int64, the character after each of `ids`.
+            state: of the recurrent layer before the window; zeros if None.
+
+        Returns:
+            The mean cross-entropy in nats, the state after the window, and `backward() -> gradients` by name.
+        """
+        x, embedding_backward = self.embedding.forward(ids)
+        y, state, rnn_backward = self.rnn.forward(x, state, training=True)
+        logits, head_backward = self.head.forward(y)
+        loss, loss_backward = softmax_cross_entropy(logits, targets)
+
+        def backward() -> dict[str, Array]:
+            head = head_backward(loss_backward())
+            rnn = rnn_backward(head.x)
+            embedding = embedding_backward(rnn.x)
+            grads = {"embedding": embedding.params, "rnn": rnn.params, "head": head.params}
+            return {f"{part}.{name}": array for part, named in grads.items() for name, array in named.items()}
+
+        return loss, state, backward
+
+    def fit(self, corpus: Corpus, settings: Settings | None = None, watch: Watch | None = None) -> Progress:
+        """Train from the present parameters: truncated back-propagation through time, Adam, clipping.
+
+        Args:
+            corpus: the text; its training part is read, its held-out part only measured.
+            settings: how to train; `Settings()` if None.
+            watch: what to do beside it: report, save, stop early; nothing if None.
+
+        Returns:
+            Where the run stands.
+
+        Raises:
+            ValueError: the text has no full window for every reader, or the loss is no longer finite.
+            OSError: a checkpoint cannot be written.
+        """
+        text = {"name": corpus.name, "sha256": corpus.fingerprint}
+        run = Run(settings or Settings(), self.vocabulary.encode(corpus.train), text, self.seed)
+        return self._train(run, corpus, watch or Watch())
+
+    def resume(self, corpus: Corpus, steps: int | None = None, watch: Watch | None = None) -> Progress:
+        """Go on with the run that was stopped or that `load` found, to the same bits as if it had not been broken off.
+
+        Args:
+            corpus: the same text as before.
+            steps: a new total, to which the learning rate falls from here on; None keeps the old one.
+            watch: as for `fit`.
+
+        Returns:
+            Where the run stands.
+
+        Raises:
+            ValueError: as `fit`; also if there is no run to resume, it is complete, or it was on another text.
+        """
+        if self._snapshot is None:
+            raise ValueError("resume: expected a model with a training run, got one without")
+        text = self._snapshot.description["text"]
+        if text["sha256"] != corpus.fingerprint:
+            raise ValueError(
+                f"text: expected {text['name']!r} as at the start of the run (SHA-256 {text['sha256'][:12]}), "
+                f"got {corpus.name!r} ({corpus.fingerprint[:12]})"
+            )
+        run = Run.restored(self._snapshot, self.vocabulary.encode(corpus.train), steps)
+        return self._train(run, corpus, watch or Watch())
+
+    def bits_per_character(self, text: str, characters: int | None = None) -> float:
+        """Return the mean of -log2 p(character | all before it) over a text, the first character left out.
+
+        Args:
+            text: at least two characters; unknown ones are scored as the unknown symbol.
+            characters: score only about so many, from places spread evenly over the text.
+
+        Raises:
+            ValueError: a shorter text.
+        """
+        if len(text) < 2:
+            raise ValueError(f"text: expected at least two characters, got {text!r}")
+        ids = self.vocabulary.encode(text)
+        readers = max(1, min(EVALUATION_BATCH, len(ids) // EVALUATION_WINDOW))
+        length = (len(ids) - 1) // readers
+        inputs = ids[: readers * length].reshape(readers, length).T
+        targets = ids[1 : readers * length + 1].reshape(readers, length).T
+        scored = length if characters is None else min(length, max(1, characters // readers))
+        nats = 0.0
+        state: Any = None
+        for at in range(0, scored, EVALUATION_WINDOW):
+            window = slice(at, min(at + EVALUATION_WINDOW, scored))
+            y, state = self.rnn(self.embedding(inputs[window]), state)
+            nats += float(softmax_cross_entropy(self.head(y), targets[window])[0]) * y.shape[0]
+        return nats / scored / math.log(2)
+
+    def sample(self, start: str = "\n", length: int = 500, temperature: float = 1.0, seed: int | None = None) -> str:
+        """Return `start` and `length` characters that the model writes after it.
+
+        Args:
+            start: known characters, at least one.
+            length: how many to write.
+            temperature: 1 follows the model's probabilities, less makes it bolder, 0 takes the likeliest always.
+            seed: of the draws.
+
+        Raises:
+            ValueError: start is empty or holds characters that the model does not know; temperature is negative.
+        """
+        if unknown := self.vocabulary.unknown(start):
+            raise ValueError(f"start: expected characters of the training text, got the unknown {unknown!r}")
+        if not start:
+            raise ValueError("start: expected at least one character, got ''")
+        if validation.real("temperature", temperature) < 0:
+            raise ValueError(f"temperature: expected at least 0, got {temperature}")
+        validation.integer("length", length, 0)
+        rng, ids = np.random.default_rng(seed), list(self.vocabulary.encode(start))
+        with self.rnn.stream(batch=1) as stream:
+            for i in ids:
+                y = stream.step(self.embedding(np.array([i])))
+            while len(ids) < len(start) + length:
+                ids.append(_draw(self.head(y)[0], temperature, rng))
+                y = stream.step(self.embedding(np.array(ids[-1:])))
+        return self.vocabulary.decode(ids)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the model, and its training run if there was one, atomically to a safetensors file.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        description = {"class": "CharLM", "arguments": self.arguments, "calls": self.rnn.calls, "run": None}
+        tensors = self.params
+        if self._snapshot is not None:
+            description["run"] = self._snapshot.description
+            tensors.update(self._snapshot.tensors)
+        checkpoint.write(path, tensors, description)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> CharLM:
+        """Read a model that `save` wrote.
+
+        Raises:
+            OSError: the file cannot be read.
+            ValueError: it is damaged, foreign, or not a character model's.
+        """
+        tensors, description = checkpoint.read(path)
+        if description.get("class") != "CharLM":
+            raise ValueError(f"{path}: expected a checkpoint of a CharLM, got one of {description.get('class')!r}")
+        try:
+            model = cls(**description["arguments"])
+            model.update({name: tensors.pop(name) for name in model.params})
+            model.rnn.calls = validation.integer("calls", description["calls"], 0)
+            if description["run"] is not None:
+                model._snapshot = Snapshot(description["run"], tensors)
+                model._snapshot.check(model.params)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path}: expected a checkpoint of a CharLM, got a damaged one ({error!r})") from error
+        return model
+
+    def _train(self, run: Run, corpus: Corpus, watch: Watch) -> Progress:
+        validation.integer("report_every", watch.report_every, 1)
+        self._snapshot = None  # until the run stands still again: a step that raises must not be resumed
+        stopped = False
+        while not stopped and run.step < run.settings.steps:
+            self._step(run)
+            stopped = watch.stop()
+            last = stopped or run.step == run.settings.steps
+            measure = run.step % watch.report_every == 0 and not last
+            held_out = self.bits_per_character(corpus.held_out, ESTIMATE_CHARACTERS) if measure else None
+            if measure or last:
+                self._snapshot = run.snapshot()
+                if watch.save_to is not None:
+                    self.save(watch.save_to)
+            watch.on_progress(run.progress(held_out))
+        return run.progress(None)
+
+    def _step(self, run: Run) -> None:
+        inputs, targets, state = run.next()
+        loss, state, backward = self.forward(inputs, targets, state)
+        bits = float(loss) / math.log(2)
+        if not math.isfinite(bits):
+            raise ValueError(f"lr: the loss became {bits} at step {run.step + 1}; expected less than {run.settings.lr}")
+        grads, _ = clip_by_global_norm(backward(), run.settings.clip)
+        self.update(run.adam.step(self.params, grads))
+        run.done(bits, state)
+
+    def _parts(self) -> tuple[tuple[str, Any], ...]:
+        return ("embedding", self.embedding), ("rnn", self.rnn), ("head", self.head)
+
+
+def _draw(logits: Array, temperature: float, rng: np.random.Generator) -> int:
+    """Draw an index from softmax(logits / temperature), never the unknown symbol; the likeliest at temperature 0."""
+    z = logits.astype(np.float64)
+    z[UNKNOWN] = -np.inf
+    if temperature == 0:
+        return int(z.argmax())
+    with np.errstate(over="ignore"):  # a tiny temperature sends all but the likeliest to -inf, as it should
+        total = np.exp((z - z.max()) / temperature).cumsum()
+    return min(int(np.searchsorted(total, rng.random() * total[-1], side="right")), len(z) - 1)
