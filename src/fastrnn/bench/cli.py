@@ -1,0 +1,159 @@
+"""The command `fastrnn bench`."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from fastrnn.bench.results import Record
+
+
+def bench(
+    threads: Annotated[list[int] | None, typer.Option(help="Threads of each contestant; repeatable.")] = None,
+    dtype: Annotated[str, typer.Option(help="float32 or float64.")] = "float32",
+    quick: Annotated[bool, typer.Option("--quick", help="Small cases, short samples: about half a minute.")] = False,
+    budget: Annotated[float | None, typer.Option(min=0, help="Seconds to sample each case.")] = None,
+    cell: Annotated[list[str] | None, typer.Option(help="Cells of the registry; repeatable.")] = None,
+    only: Annotated[str, typer.Option(help="Only cases whose name contains this.")] = "",
+    oracle: Annotated[str, typer.Option(help="Whose float64 results are right: fastrnn or torch.")] = "fastrnn",
+    list_cases: Annotated[bool, typer.Option("--list", help="Name the cases and stop.")] = False,
+    from_: Annotated[Path | None, typer.Option("--from", help="Report a recorded run instead of measuring.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Record the run in this file.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw the run into this file (PNG, SVG or PDF).")] = None,
+    markdown: Annotated[Path | None, typer.Option(help="Write all tables into this file.")] = None,
+    readme: Annotated[Path | None, typer.Option(help="Fill the section between this file's bench markers.")] = None,
+) -> None:
+    """Time fastrnn beside torch and ONNX Runtime; no time is shown for a result that is wrong.
+
+    Exit code 1 if any result was wrong or any contestant failed; a README is then left as it is.
+    """
+    from fastrnn.bench import report, results
+
+    _check_before(plot, readme, [path for path in (json, plot, markdown, readme) if path is not None])
+    try:
+        if list_cases:
+            _list(cell, dtype, quick, only)
+            return
+        if from_ is not None:
+            record = results.from_json(_text(from_, "--from"))
+        else:
+            settings = {"dtype": dtype, "quick": quick, "only": only, "oracle": oracle, "command": _command()}
+            record = _measure(threads or [1], budget, cell, settings)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    if json is not None:
+        results.write_text(json, results.to_json(record))
+    if plot is not None:
+        from fastrnn.bench.plot import draw
+
+        draw(record, plot)
+    if markdown is not None:
+        results.write_text(markdown, report.markdown(record))
+    _show(record)
+    if record.broken:
+        raise typer.Exit(1)
+    if readme is not None:
+        section = report.markdown(record, report.short)
+        results.write_text(readme, report.insert(_text(readme, "--readme"), section))
+
+
+def _check_before(plot: Path | None, readme: Path | None, written: list[Path]) -> None:
+    """Find out before minutes of measuring whether the results can be written."""
+    from fastrnn.bench import report
+
+    for path in written:
+        if not path.absolute().parent.is_dir() or path.is_dir():
+            raise typer.BadParameter(f"{path}: expected a file in a folder that exists")
+    if plot is not None and importlib.util.find_spec("matplotlib") is None:
+        raise typer.BadParameter("--plot needs matplotlib: pip install 'fastrnn[bench]'")
+    if readme is not None:
+        try:
+            report.insert(_text(readme, "--readme"), "")
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from None
+
+
+def _text(path: Path, option: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise typer.BadParameter(f"{option}: expected a readable UTF-8 file, got {path} ({error})") from None
+
+
+def _command() -> str:
+    """The command as it was typed, without the program's folder."""
+    return " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
+def _list(cell: list[str] | None, dtype: str, quick: bool, only: str) -> None:
+    from fastrnn.bench.cases import MAIN_CELLS, table
+
+    for case in table(cell or MAIN_CELLS, dtype, quick):
+        if only in case.name:
+            typer.echo(case.name)
+
+
+def _measure(threads: list[int], budget: float | None, cell: list[str] | None, settings: dict[str, Any]) -> Record:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from fastrnn.bench import measure
+    from fastrnn.bench.cases import MAIN_CELLS, Case, table, weight
+    from fastrnn.bench.timing import QUICK, Effort
+
+    cases = [c for c in table(cell or MAIN_CELLS, settings["dtype"], settings["quick"]) if settings["only"] in c.name]
+    if not cases:
+        raise ValueError(f"--only: expected part of a case's name (see --list), got {settings['only']!r}")
+    if settings["oracle"] not in measure.ORACLES:
+        raise ValueError(f"--oracle: expected one of {', '.join(measure.ORACLES)}, got {settings['oracle']!r}")
+    if min(threads) < 1:
+        raise ValueError(f"--threads: expected positive numbers, got {min(threads)}")
+    effort = QUICK if settings["quick"] else Effort()
+    if budget is not None:
+        effort = Effort(budget, effort.min_rounds, effort.few_rounds, effort.max_rounds)
+    columns = TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(elapsed_when_finished=True)
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=len(threads) * sum(weight(c, effort.budget) for c in cases))
+        done = 0.0
+
+        def progress(case: Case, number: int) -> None:
+            nonlocal done
+            bar.update(task, description=f"{case.name}, {number} thread(s)", completed=done)
+            done += weight(case, effort.budget)
+
+        return measure.run(cases, threads, effort, settings, progress)
+
+
+def _show(record: Record) -> None:
+    """Print every table, then what was absent, wrong or failed."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from fastrnn.bench import report
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=180)
+    for threads in dict.fromkeys(row.threads for row in record.rows):
+        plural = "s" * (threads > 1)
+        for title, (headings, lines) in (
+            (f"{threads} thread{plural}", report.full(record, threads)),
+            ("Variable length beside the padded run", report.padding(record, threads)),
+        ):
+            shown = Table(title=title, title_justify="left")
+            for k, heading in enumerate(headings):
+                shown.add_column(heading, justify="right" if k > 0 else "left")
+            for line in lines:
+                shown.add_row(*line)
+            if lines:
+                console.print(shown)
+        console.print(report.means(record, threads))
+    for sentence in (*report.absent(record), report.THREADS, report.about(record)):
+        console.print(sentence, highlight=False, markup=False)
+    for sentence in record.broken:
+        console.print(sentence, style="bold red", highlight=False, markup=False)

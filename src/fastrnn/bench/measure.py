@@ -1,0 +1,114 @@
+"""Check every contestant of a case, then time those whose results are right."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import datetime, timezone
+from typing import Any
+
+import numpy as np
+
+from fastrnn.bench import gate, machine, onnx_peer, ours, torch_peer
+from fastrnn.bench.cases import Case, floor
+from fastrnn.bench.contestant import Contestant, Run
+from fastrnn.bench.problem import Problem, problem_of
+from fastrnn.bench.results import Entry, Peaks, Record, Row
+from fastrnn.bench.timing import Effort, Timing, interleave
+
+FIELD = (*ours.CONTESTANTS, *torch_peer.CONTESTANTS, *onnx_peer.CONTESTANTS)
+ORACLES = {"fastrnn": ours.REFERENCE, "torch": torch_peer.TORCH}
+
+
+def admit(
+    contestant: Contestant, case: Case, problem: Problem, threads: int, oracle: Contestant
+) -> tuple[Entry, Run | None]:
+    """Set a contestant up and check it; the run is there only if its results are right."""
+    entry = Entry(contestant.name, contestant.role, contestant.padded, "right")
+    if reason := contestant.refuses(case):
+        return replace(entry, status="refuses", note=reason), None
+    if package := contestant.missing():
+        return replace(entry, status="absent", note=f"{package} is not installed"), None
+    expected = gate.expected(oracle, case, problem.padded() if contestant.padded else problem)
+    try:
+        run = contestant.prepare(case, problem, threads)
+        verdict = gate.judge(expected, run.outputs(), case.dtype)
+    except Exception as error:
+        return replace(entry, status="failed", note=f"{type(error).__name__}: {error}"), None
+    checked = replace(entry, array=verdict.array, error=verdict.error if np.isfinite(verdict.error) else None)
+    if verdict.wrong:
+        return replace(checked, status="wrong", note=verdict.wrong), None
+    return checked, run
+
+
+def measure(case: Case, threads: int, effort: Effort, oracle: Contestant, field: Sequence[Contestant] = FIELD) -> Row:
+    """Check and time one case; the threads are already in force for the process."""
+    from fastrnn.bench import peaks
+
+    problem = problem_of(case)
+    admitted = [admit(contestant, case, problem, threads, oracle) for contestant in field if contestant.enters(case)]
+    calls = {entry.contestant: run.call for entry, run in admitted if run is not None}
+    timings = interleave(calls, effort, few=[c.name for c in field if c.role == "reference"])
+    entries = tuple(_timed(entry, timings.get(entry.contestant)) for entry, _ in admitted)
+    needs = problem.work(case)
+    least = floor(
+        needs,
+        peaks.flops(case.dtype, threads),
+        peaks.bandwidth(needs.once, threads),
+        peaks.bandwidth(needs.recurrent_size, threads),
+    )
+    return Row(case, threads, needs.flops, needs.traffic, least, entries)
+
+
+def _timed(entry: Entry, timing: Timing | None) -> Entry:
+    if timing is None:
+        return entry
+    low, high = np.percentile(timing.samples, (25, 75))
+    return replace(
+        entry, calls=timing.calls, samples=timing.samples, median=timing.median, low=float(low), high=float(high)
+    )
+
+
+def run(
+    cases: Sequence[Case],
+    threads: Sequence[int],
+    effort: Effort,
+    settings: dict[str, Any],
+    progress: Callable[[Case, int], None],
+    field: Sequence[Contestant] = FIELD,
+) -> Record:
+    """Measure all cases at every number of threads.
+
+    Args:
+        cases: rows of the table.
+        threads: numbers of threads, one after the other.
+        effort: how long to measure each case.
+        settings: of the run, recorded as they are; "oracle" is a key of ORACLES, "dtype" that of the cases.
+        progress: called with each case and number of threads before it is measured.
+        field: the contestants.
+    """
+    from fastrnn.bench import peaks
+
+    start, description, load = time.monotonic(), machine.describe(), machine.load()
+    rows: list[Row] = []
+    tops: list[Peaks] = []
+    for number in threads:
+        # Waiting workers of torch and ONNX Runtime spin for some milliseconds on a core that the next one needs.
+        patient = replace(effort, pause=5e-3 if number > 1 else 0.0)
+        with machine.limit_threads(number):
+            for case in cases:
+                progress(case, number)
+                rows.append(measure(case, number, patient, ORACLES[settings["oracle"]], field))
+            top = peaks.flops(settings["dtype"], number), peaks.bandwidth(peaks.MAIN_MEMORY, number)
+            tops.append(Peaks(number, *top))
+    return Record(
+        date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        seconds=round(time.monotonic() - start, 1),
+        machine={**description, "load_before": load, "load_after": machine.load()},
+        versions=machine.versions(),
+        commit=machine.commit(),
+        settings=settings,
+        peaks=tuple(tops),
+        rows=tuple(rows),
+    )

@@ -1,0 +1,91 @@
+"""fastrnn itself, by its public interface, and its NumPy reference as a column of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import cycle
+from typing import Any
+
+import fastrnn
+from fastrnn.bench.cases import Case
+from fastrnn.bench.contestant import Contestant, Run, first_outputs, named
+from fastrnn.bench.problem import Problem
+
+LAYERS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {  # registry key: layer class and its options
+    "lstm": (fastrnn.LSTM, {}),
+    "gru": (fastrnn.GRU, {}),
+    "gru_reset_before": (fastrnn.GRU, {"reset_after": False}),
+    "rnn_tanh": (fastrnn.RNN, {"nonlinearity": "tanh"}),
+    "rnn_relu": (fastrnn.RNN, {"nonlinearity": "relu"}),
+    "rnn_identity": (fastrnn.RNN, {"nonlinearity": "identity"}),
+}
+
+
+def prepare(case: Case, problem: Problem, threads: int) -> Run:
+    """Set up a layer of fastrnn; `threads` is already in force for the process."""
+    make, options = LAYERS[case.cell]
+    layer = make(problem.x.shape[2], problem.states[0].shape[2], dtype=problem.shape.dtype, **options)
+    layer.update(problem.params)
+    if case.kind == "step":
+        step, inputs = layer.stream(batch=problem.x.shape[1]).__enter__().step, cycle(problem.x)
+        return _stream(lambda: step(next(inputs)), len(problem.x))
+    state, d_state = _bare(problem.states), _bare(problem.d_states)
+
+    def infer() -> Any:
+        return layer(problem.x, state, lengths=problem.lengths)
+
+    def train() -> Any:
+        layer.update(problem.params)  # as after an optimiser's step, so that a packed copy is never a free lunch
+        y, state_n, backward = layer.forward(problem.x, state, lengths=problem.lengths, training=True)
+        return y, state_n, backward(problem.d_y, d_state)
+
+    def outputs() -> dict[str, Any]:
+        if case.mode == "infer":
+            y, state_n = infer()
+            return named(y, _tuple(state_n))
+        y, state_n, grads = train()
+        gradients = (grads.x, *_tuple(grads.state), *(grads.params[name] for name in problem.params))
+        return named(y, _tuple(state_n), gradients, problem.params)
+
+    return Run(infer if case.mode == "infer" else train, outputs)
+
+
+def prepare_padded(case: Case, problem: Problem, threads: int) -> Run:
+    """As `prepare`, every sequence at full length."""
+    return prepare(case, problem.padded(), threads)
+
+
+def prepare_reference(case: Case, problem: Problem, threads: int) -> Run:
+    """As `prepare`, on the NumPy reference."""
+    with fastrnn.use_backend("reference"):
+        run = prepare(case, problem, threads)
+
+    def call() -> Any:
+        with fastrnn.use_backend("reference"):
+            return run.call()
+
+    def outputs() -> dict[str, Any]:
+        with fastrnn.use_backend("reference"):
+            return run.outputs()
+
+    return Run(call, outputs)
+
+
+def _stream(call: Callable[[], Any], steps: int) -> Run:
+    return Run(call, lambda: first_outputs(call, steps))
+
+
+def _bare(states: tuple[Any, ...]) -> Any:
+    return states if len(states) > 1 else states[0]
+
+
+def _tuple(state: Any) -> tuple[Any, ...]:
+    return state if isinstance(state, tuple) else (state,)
+
+
+REFERENCE = Contestant("reference", "reference", (), prepare_reference, lambda case: "")
+CONTESTANTS = (
+    Contestant("fastrnn", "fastrnn", (), prepare, lambda case: ""),
+    Contestant("fastrnn padded", "fastrnn", (), prepare_padded, lambda case: "", padded=True),
+    REFERENCE,
+)
