@@ -1,0 +1,169 @@
+"""The commands `fastrnn charlm train` and `fastrnn charlm sample`: a thin shell around fastrnn.models.CharLM."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import fastrnn
+from fastrnn.commands.console import fail, one_line_errors
+from fastrnn.commands.progress import Bar, interruptible
+from fastrnn.models import CharLM
+from fastrnn.models.corpus import Corpus, python_stdlib, text_file
+from fastrnn.models.ngram import NGram
+from fastrnn.models.training import Progress, Settings, Watch
+
+CHECKPOINT = Path("charlm.safetensors")
+INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+SAMPLE_TEMPERATURE, SAMPLE_LENGTH = 0.8, 600
+DEFAULTS = {**(CharLM.__init__.__kwdefaults__ or {}), **dataclasses.asdict(Settings())}
+
+
+def _option(name: str, text: str) -> Any:
+    """An option that, left out, leaves the choice to the library or to the resumed checkpoint; the help shows which."""
+    return typer.Option(help=text, show_default=str(DEFAULTS[name]))
+
+
+app = typer.Typer(help="Character language model: train, sample.", no_args_is_help=True)
+
+
+@app.command()
+def train(
+    text: Annotated[
+        Path | None, typer.Option(help="A UTF-8 text.", show_default="the source of Python's standard library")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", "-o", help="Where the checkpoint goes.", show_default=f"{CHECKPOINT}, or that of --resume"
+        ),
+    ] = None,
+    resume: Annotated[Path | None, typer.Option(help="Go on with the run of this checkpoint.")] = None,
+    steps: Annotated[int | None, _option("steps", "Updates of the parameters.")] = None,
+    cell: Annotated[str | None, _option("cell", "lstm, gru or rnn.")] = None,
+    hidden: Annotated[int | None, _option("hidden", "Width of the layer.")] = None,
+    layers: Annotated[int | None, _option("layers", "Recurrent layers.")] = None,
+    dropout: Annotated[float | None, _option("dropout", "Between layers, in [0, 1).")] = None,
+    embedding: Annotated[int | None, _option("embedding", "Width of a character's vector.")] = None,
+    batch: Annotated[int | None, _option("batch", "Parts of the text read side by side.")] = None,
+    window: Annotated[int | None, _option("window", "Characters back-propagated through.")] = None,
+    lr: Annotated[float | None, _option("lr", "Learning rate at the start.")] = None,
+    clip: Annotated[float | None, _option("clip", "Greatest norm of the gradients.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of all that is random.", show_default="0")] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(help="Of the recurrent layers; NumPy's BLAS has its own setting.", show_default="all cores"),
+    ] = None,
+    report_every: Annotated[int, typer.Option(help="Steps between reports, and between checkpoints.")] = 100,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the result.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Train a character language model, compare it with a trigram model, and print a sample.
+
+    The checkpoint is written whole or not at all, after every report and at the end. Ctrl-C finishes the step, writes
+    it, and says how to go on; a second Ctrl-C stops at once.
+    """
+    model_options = {"cell": cell, "hidden": hidden, "layers": layers, "dropout": dropout, "embedding": embedding}
+    run_options = {"batch": batch, "window": window, "lr": lr, "clip": clip}
+    given = _given({**model_options, **run_options, "seed": seed})
+    with one_line_errors():
+        if resume is not None and given:
+            fail(f"--{next(iter(given))}: expected nothing, --resume goes on as the run began; got {given}")
+        if threads is not None:
+            fastrnn.set_num_threads(threads)
+        target = out or resume or CHECKPOINT
+        _check_writable(target)
+        model = CharLM.load(resume) if resume is not None else None
+        corpus = python_stdlib() if text is None else text_file(text)
+        if model is None:
+            settings = Settings(**_given({**run_options, "steps": steps}))
+            model = CharLM(corpus.train, **_given({**model_options, "seed": seed or 0}))
+        with Bar(corpus, quiet) as bar, interruptible(bar.say) as interrupted:
+            watch = Watch(bar.advance, interrupted, report_every, target)
+            progress = model.resume(corpus, steps, watch) if resume is not None else model.fit(corpus, settings, watch)
+        if progress.step < progress.steps:
+            _say_how_to_resume(target, text, progress)
+            raise typer.Exit(INTERRUPTED)
+        result = _result(model, corpus, progress, bar, target)
+    typer.echo(json.dumps(result, indent=2) if as_json else _report(result))
+
+
+@app.command()
+def sample(
+    checkpoint: Annotated[Path, typer.Argument(help="What `train` wrote.", show_default=False)],
+    start: Annotated[str, typer.Option(help="The text to go on from.")] = "\n",
+    temperature: Annotated[float, typer.Option(help="1: as learnt; less: bolder; 0: always the likeliest.")] = 0.8,
+    length: Annotated[int, typer.Option(help="Characters to write.")] = 500,
+    seed: Annotated[int | None, typer.Option(help="Of the draws.", show_default="a new one")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Write text with a trained character language model."""
+    with one_line_errors():
+        written = CharLM.load(checkpoint).sample(start, length, temperature, seed)
+    typer.echo(json.dumps({"start": start, "sample": written}) if as_json else written)
+
+
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    """Leave out the options that the user left out."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _check_writable(target: Path) -> None:
+    """Refuse before training what could not be written after it."""
+    if not target.parent.is_dir():
+        raise NotADirectoryError(f"--out: expected a file in an existing folder, got {target}")
+    if target.is_dir() or not os.access(target.parent, os.W_OK):
+        raise PermissionError(f"--out: expected a file in a folder that can be written, got {target}")
+
+
+def _say_how_to_resume(target: Path, text: Path | None, progress: Progress) -> None:
+    option = f" --text {text}" if text is not None else ""
+    typer.echo(
+        f"stopped after step {progress.step} of {progress.steps}; go on with\n"
+        f"  fastrnn charlm train --resume {target}{option}",
+        err=True,
+    )
+
+
+def _result(model: CharLM, corpus: Corpus, progress: Progress, bar: Bar, target: Path) -> dict[str, Any]:
+    """Measure the model and the trigram on the same held-out text, and write a sample."""
+    train, held_out = (model.vocabulary.encode(part) for part in (corpus.train, corpus.held_out))
+    bits, began = model.bits_per_character(corpus.held_out), time.perf_counter()
+    start = "\n" if "\n" in model.vocabulary.characters else corpus.train[0]
+    return {
+        "corpus": {"name": corpus.name, "sha256": corpus.fingerprint, "characters": len(corpus.train)},
+        "model": {k: v for k, v in model.arguments.items() if k != "characters"},
+        "vocabulary": len(model.vocabulary),
+        "held_out_characters": len(corpus.held_out),
+        "held_out_unknown": int((held_out == 0).sum()),
+        "held_out_bits": bits,
+        "held_out_perplexity": 2.0**bits,
+        "trigram_bits": NGram(train, len(model.vocabulary)).bits_per_symbol(held_out),
+        "train_bits": progress.train_bits,
+        "steps": progress.step,
+        "characters": progress.characters,
+        "seconds": began - bar.began,
+        "characters_per_second": bar.rate,
+        "checkpoint": str(target),
+        "sample": model.sample(start, SAMPLE_LENGTH, SAMPLE_TEMPERATURE, seed=model.seed),
+    }
+
+
+def _report(result: dict[str, Any]) -> str:
+    r = result
+    return (
+        f"\nheld-out loss  {r['held_out_bits']:.3f} bits per character (perplexity {r['held_out_perplexity']:.2f}) "
+        f"on {r['held_out_characters']:,} characters, {r['held_out_unknown']} of them unknown\n"
+        f"trigram model  {r['trigram_bits']:.3f} bits per character (Kneser-Ney, same text): "
+        f"{r['trigram_bits'] - r['held_out_bits']:.3f} more\n"
+        f"training       {r['steps']:,} steps, {r['characters']:,} characters, {r['seconds']:.0f} s, "
+        f"{r['characters_per_second']:,.0f} characters per second\n"
+        f"checkpoint     {r['checkpoint']}\n\n"
+        f"sample at temperature {SAMPLE_TEMPERATURE}\n{r['sample']}"
+    )
