@@ -35,7 +35,11 @@ def unit_block(array: Any) -> int:
 @overload(unit_block)
 def _unit_block(array: Any) -> Any:
     columns = unit_block_of(array.dtype)
-    return lambda array: columns
+
+    def implementation(array: Any) -> Any:  # Numba compares the signatures, annotations included
+        return columns
+
+    return implementation
 
 
 def unit_block_of(dtype: Any) -> int:
@@ -89,7 +93,8 @@ def _emit(context: Any, builder: Any, kinds: Any, args: Any, vec: Vec, rows: int
     before, loop, after = builder.block, builder.append_basic_block("k.loop"), builder.append_basic_block("k.done")
     builder.cbranch(builder.icmp_signed(">", k, number(0)), loop, after)
     builder.position_at_end(loop)
-    step, a_index, w_index = counters = [builder.phi(intp) for _ in range(3)]
+    counters = [builder.phi(intp) for _ in range(3)]  # kk, kk * a_kstride, kk * w_kstride
+    _, a_index, w_index = counters
     sums = [builder.phi(vector_ir(vec)) for _ in range(rows * pairs * _VECTORS)]
     weights = [
         load_ir(builder, vec, at(pointer, w_index, number(half * vec.lanes)))
@@ -130,8 +135,8 @@ def _store_totals(
         for pair in range(pairs):
             place = builder.add(builder.mul(rowstride, ir.Constant(rowstride.type, row)),
                                 builder.mul(pairstride, ir.Constant(rowstride.type, pair)))  # fmt: skip
-            for half in range(_VECTORS):
-                pointers.append(builder.gep(out, [builder.add(place, ir.Constant(rowstride.type, half * vec.lanes))]))
+            starts = (builder.add(place, ir.Constant(rowstride.type, half * vec.lanes)) for half in range(_VECTORS))
+            pointers += [builder.gep(out, [start]) for start in starts]
     with builder.if_else(cgutils.as_bool_bit(builder, accumulate)) as (adding, writing):
         with adding:
             for pointer, total in zip(pointers, totals, strict=True):
@@ -142,8 +147,8 @@ def _store_totals(
 
 
 # Rows of the largest variant: its sums leave registers for two weights and one broadcast value.
-_MAIN_ROWS = 12 if vector_registers() == 32 else 6
-_main = _make(_MAIN_ROWS, 1)
+MAIN_ROWS = 12 if vector_registers() == 32 else 6
+_main = _make(MAIN_ROWS, 1)
 _6x1, _5x1, _4x1, _3x1 = (_make(rows, 1) for rows in (6, 5, 4, 3))
 _2x2, _2x1 = (_make(2, pairs) for pairs in (2, 1))
 _1x4, _1x3, _1x2, _1x1 = (_make(1, pairs) for pairs in (4, 3, 2, 1))
@@ -155,7 +160,7 @@ def product_rows(
     w: Any, w_offset: int, w_kstride: int, w_pairstride: int, n_pairs: int, k: int,
     out: Any, out_offset: int, out_rowstride: int, out_pairstride: int, accumulate: bool,
 ) -> None:  # fmt: skip
-    """out[r, p, 0:U] (+)= sum_kk a[r, kk] w[p, kk, 0:U] for any number of rows and panels, bit-equal however they are split.
+    """out[r, p, 0:U] (+)= sum_kk a[r, kk] w[p, kk, 0:U] for any rows and panels, bit-equal however they are split.
 
     Args:
         a: flat array; element kk of row r stands at a_offsets[first + r] + kk * a_kstride.
@@ -177,13 +182,13 @@ def product_rows(
     """
     row = 0
     while n_rows - row >= 3:
-        rows = min(n_rows - row, _MAIN_ROWS)
-        if 6 < rows < _MAIN_ROWS:
+        rows = min(n_rows - row, MAIN_ROWS)
+        if 6 < rows < MAIN_ROWS:
             rows = 6
         for pair in range(n_pairs):
             at = w_offset + pair * w_pairstride
             to = out_offset + row * out_rowstride + pair * out_pairstride
-            if rows == _MAIN_ROWS:
+            if rows == MAIN_ROWS:
                 _main(a, a_offsets, first + row, a_kstride, w, at, w_kstride, w_pairstride, k,
                       out, to, out_rowstride, out_pairstride, accumulate)  # fmt: skip
             elif rows == 5:
