@@ -7,9 +7,9 @@ multiply-adds in the order of k, so a result depends on neither the rows nor the
 from typing import Any
 
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic, overload
+from numba.extending import intrinsic, overload, register_jitable
 
 from fastrnn.cpu.vector import (
     Vec,
@@ -112,7 +112,8 @@ def _emit(context: Any, builder: Any, kinds: Any, args: Any, vec: Vec, rows: int
     for phi, value in zip(counters + sums, following + updated, strict=True):
         phi.add_incoming(number(0) if phi.type == intp else zero, before)
         phi.add_incoming(value, loop)
-    builder.cbranch(builder.icmp_signed("<", following[0], k), loop, after)
+    again = builder.cbranch(builder.icmp_signed("<", following[0], k), loop, after)
+    again.set_metadata("llvm.loop", _rolled(builder.module))
 
     builder.position_at_end(after)
     totals = []
@@ -123,6 +124,13 @@ def _emit(context: Any, builder: Any, kinds: Any, args: Any, vec: Vec, rows: int
         totals.append(total)
     _store_totals(builder, vec, totals, rows, pairs, at(element_pointer(context, builder, kinds[9], out, out_offset)),
                   out_rowstride, out_pairstride, accumulate)  # fmt: skip
+
+
+def _rolled(module: Any) -> Any:
+    """Loop metadata against unrolling: it gains nothing on a full set of sums and costs half of the compile time."""
+    loop = module.add_metadata([f"loop {len(module.metadata)}", module.add_metadata(["llvm.loop.unroll.disable"])])
+    loop.operands = (loop, loop.operands[1])  # LLVM asks that the node names itself first
+    return loop
 
 
 def _store_totals(
@@ -154,7 +162,8 @@ _2x2, _2x1 = (_make(2, pairs) for pairs in (2, 1))
 _1x4, _1x3, _1x2, _1x1 = (_make(1, pairs) for pairs in (4, 3, 2, 1))
 
 
-@njit(nogil=True, error_model="numpy")
+# Called as a plain jitted function it would be compiled again for every constant among the arguments: 1 s each.
+@register_jitable(error_model="numpy")
 def product_rows(
     a: Any, a_offsets: Any, first: int, n_rows: int, a_kstride: int,
     w: Any, w_offset: int, w_kstride: int, w_pairstride: int, n_pairs: int, k: int,
@@ -182,8 +191,10 @@ def product_rows(
     """
     row = 0
     while n_rows - row >= 3:
-        rows = min(n_rows - row, MAIN_ROWS)
-        if 6 < rows < MAIN_ROWS:
+        rows = n_rows - row
+        if rows >= MAIN_ROWS:
+            rows = MAIN_ROWS
+        elif rows > 6:
             rows = 6
         for pair in range(n_pairs):
             at = w_offset + pair * w_pairstride
@@ -200,7 +211,7 @@ def product_rows(
             elif rows == 3:
                 _3x1(a, a_offsets, first + row, a_kstride, w, at, w_kstride, w_pairstride, k,
                      out, to, out_rowstride, out_pairstride, accumulate)  # fmt: skip
-            else:
+            elif MAIN_ROWS > 6:
                 _6x1(a, a_offsets, first + row, a_kstride, w, at, w_kstride, w_pairstride, k,
                      out, to, out_rowstride, out_pairstride, accumulate)  # fmt: skip
         row += rows

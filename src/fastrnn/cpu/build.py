@@ -1,0 +1,118 @@
+"""Compiled kernels that start fast the second time and can never be stale.
+
+Numba's disk cache knows only the file that a function stands in: it forgets to look at what that function inlines, and
+it never hits for a function that is bound to a cell at run time. So each kernel module is written out, bound to its
+cell, to a folder whose name is a hash of every source and version that the machine code depends on, and Numba caches
+it there. An edit of any of them makes another folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import os
+import platform
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any, TypeVar
+
+import llvmlite
+import numba
+from numba import njit
+from numba.core import config
+from numba.core.codegen import get_host_cpu_features
+
+from fastrnn.cells import Cell
+
+F = TypeVar("F", bound=Callable[..., Any])
+VARIABLE = "FASTRNN_CACHE_DIR"
+BINDING = "from fastrnn.cpu.cells.lstm import LSTM as CELL"
+_folders: list[Path] = []
+
+
+def kernel(function: F) -> F:
+    """Compile `function` without the GIL; cache it on disk if it stands in a folder that `load` made."""
+    cache = Path(function.__code__.co_filename).parent in _folders
+    compiled: F = njit(nogil=True, error_model="numpy", cache=cache)(function)
+    return compiled
+
+
+@lru_cache(maxsize=None)
+def load(name: str, cell: Cell | None = None) -> ModuleType:
+    """Return the kernel module fastrnn.cpu.<name> from the cache folder, bound to `cell` if one is given."""
+    source = Path(__file__).with_name(f"{name}.py")
+    text, title = source.read_text(), name
+    files = sorted(source.parent.rglob("*.py"))
+    if cell is not None:
+        module, rendering = cell.numba
+        origin = importlib.import_module(module).__file__
+        assert origin is not None, "a rendering stands in a file"
+        files.append(Path(origin))
+        if BINDING not in text:
+            raise AssertionError(f"{source}: expected the line {BINDING!r}")
+        text, title = text.replace(BINDING, f"from {module} import {rendering} as CELL"), f"{name}_{cell.name}"
+    folder = _folder(_digest(files))
+    path = folder / f"{title}.py"
+    if not path.exists() or path.read_text() != text:
+        _write(path, text)
+    spec = importlib.util.spec_from_file_location(f"fastrnn.cpu._built.{title}", path)
+    assert spec is not None and spec.loader is not None
+    built = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = built
+    spec.loader.exec_module(built)
+    return built
+
+
+def _digest(files: list[Path]) -> str:
+    """Hash of everything that the machine code depends on."""
+    features = get_host_cpu_features() if config.CPU_FEATURES is None else config.CPU_FEATURES
+    versions = (sys.version, numba.__version__, llvmlite.__version__, platform.machine(), str(config.CPU_NAME), features)
+    digest = hashlib.sha256("\n".join(versions).encode())
+    for file in files:
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:20]
+
+
+def _folder(digest: str) -> Path:
+    path = cache_root() / digest
+    try:
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        path = _temporary_root() / digest
+        path.mkdir(exist_ok=True)
+        message = f"no kernel cache in {cache_root()} ({error}): every process compiles anew; set {VARIABLE} to a folder"
+        warnings.warn(message, RuntimeWarning, stacklevel=2)
+    if path not in _folders:
+        _folders.append(path)
+    return path
+
+
+def cache_root() -> Path:
+    """Return the folder of the kernel cache: FASTRNN_CACHE_DIR, else fastrnn in the user's cache folder."""
+    if VARIABLE in os.environ:
+        return Path(os.environ[VARIABLE])
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local")) / "fastrnn"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fastrnn"
+
+
+@lru_cache(maxsize=1)
+def _temporary_root() -> Path:
+    # A fixed name under the shared temporary folder could hold somebody else's code.
+    return Path(tempfile.mkdtemp(prefix="fastrnn-"))
+
+
+def _write(path: Path, text: str) -> None:
+    """Write atomically: another process may be reading the same file."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
+    with os.fdopen(handle, "w") as file:
+        file.write(text)
+    os.replace(temporary, path)

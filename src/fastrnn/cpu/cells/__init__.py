@@ -1,0 +1,40 @@
+"""Numba renderings of the cells: one step of vectors of hidden units, all gates of a unit side by side.
+
+A rendering's functions take and return vectors (fastrnn.cpu.vector.Vec) and tuples of them:
+
+    forward(ax, ah, h_prev, c_prev, unit) -> h, c, saved
+    backward(saved, h_prev, c_prev, h, c, dh, dc, unit) -> planes, dh_prev, dc_prev
+
+ax holds all biases that may be added to it; unit holds the recurrent biases of the cell's `separate` gates. A cell
+without c hands c_prev and dc through. `planes` are the gradients of the pre-activations, see Rendering.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """What the loop needs to know of a cell at compile time.
+
+    The gradients of one step lie in `planes` planes [planes, H], arranged so that those of ax and those of ah are
+    each contiguous: dax is planes [dax_first, dax_first + G) in the order of the gates; dah starts at dah_first, and
+    its planes belong to the gates dah_gates. A cell whose ax and ah enter as a sum has one plane a gate for both.
+    """
+
+    forward: Callable[..., Any]
+    backward: Callable[..., Any]
+    gates: int
+    saved: int  # V, number of vectors that forward saves
+    planes: int
+    dah_gates: tuple[int, ...]
+    dax_first: int = 0
+    dah_first: int = 0
+    units: int = 0  # number of vectors in `unit`
+    cell_state: bool = False
+    reads_h: bool = True  # whether the step itself, besides the product, reads h or h_prev
+    gate: Callable[..., Any] | None = None  # (ax_0, ah_0, h_prev) -> gated state of a second product
+    gate_backward: Callable[..., Any] | None = None  # (saved, h_prev, ds) -> plane 0, dh_prev

@@ -1,0 +1,336 @@
+"""The loop over time on the CPU, for any cell, forward and backward; one thread's rows of the batch.
+
+A thread takes some rows of the batch and runs all T steps on them alone: nothing is shared, there is no barrier.
+
+    forward     ax = x W + b for a chunk of steps; then per step ah = h U, the cell on vectors of units, h' = m W_hr
+    backward    per step, last first: the cell's gradients (planes), then dh = planes U^T
+
+Rows are sorted by falling length, so the rows that are alive at a step are a prefix and finished ones cost nothing.
+All arrays are flat and C-contiguous; their shapes stand beside them. Hp and Pp are H and P rounded up to whole blocks
+of units (two vectors): columns past H hold rubbish that never reaches the others, because the products end at P or H,
+and planes are zeroed there. The build binds this module to one cell at a time.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numba.extending import register_jitable
+
+from fastrnn.cpu.build import kernel
+from fastrnn.cpu.cells.lstm import LSTM as CELL
+from fastrnn.cpu.microkernel import product_rows, unit_block
+from fastrnn.cpu.vector import load, load_tuple, splat, store, store_tuple
+
+cell_forward, cell_backward = CELL.forward, CELL.backward
+gate, gate_backward = CELL.gate, CELL.gate_backward
+GATES, SAVED, PLANES, UNITS = CELL.gates, CELL.saved, CELL.planes, CELL.units
+DAH_FIRST, DAH_LAST = CELL.dah_first, CELL.dah_first + CELL.gates - 1
+CELL_STATE, READS_H, GATED = CELL.cell_state, CELL.reads_h, CELL.gate is not None
+TILE_ROWS = 48  # rows of one tile [TILE_ROWS, G, U], which stays in the first-level cache
+
+
+@register_jitable(error_model="numpy")
+def alive(lengths: Any, count: int, t: int, reverse: bool) -> int:
+    """Number of rows that have a step t, given the number at the step before it in the order of the loop."""
+    if reverse:
+        while count < lengths.size and lengths[count] > t:
+            count += 1
+    else:
+        while count > 0 and lengths[count - 1] <= t:
+            count -= 1
+    return count
+
+
+@register_jitable(error_model="numpy")
+def copy(source: Any, first: int, target: Any, start: int, count: int) -> None:
+    """target[start : start + count] = source[first : first + count]."""
+    for k in range(count):
+        target[start + k] = source[first + k]
+
+
+@register_jitable(error_model="numpy")
+def add(source: Any, first: int, target: Any, start: int, count: int) -> None:
+    """target[start : start + count] += source[first : first + count]."""
+    for k in range(count):
+        target[start + k] += source[first + k]
+
+
+@register_jitable(error_model="numpy")
+def zero(target: Any, start: int, count: int) -> None:
+    """target[start : start + count] = 0."""
+    for k in range(count):
+        target[start + k] = 0.0
+
+
+@register_jitable(error_model="numpy")
+def input_product(x: Any, x_rows: Any, w: Any, bias: Any, ax: Any, count: int, I: int, Hp: int) -> None:
+    """ax [count, G, Hp] = the rows x_rows of x, times w [Hp/U, I, G, U], plus bias [G, Hp]."""
+    U = unit_block(ax)
+    for row in range(count):
+        copy(bias, 0, ax, row * GATES * Hp, GATES * Hp)
+    for block in range(Hp // U):
+        product_rows(
+            x, x_rows, 0, count, 1, w, block * I * GATES * U, GATES * U, U, GATES, I, ax, block * U, GATES * Hp, Hp, True
+        )
+
+
+@register_jitable(error_model="numpy")
+def projection(m: Any, m_rows: Any, hr: Any, tile: Any, hs: Any, h_next: Any, count: int, H: int, P: int) -> None:
+    """Rows h_next of hs = the rows m_rows of m, times hr [Pp/U, H, U]."""
+    U = unit_block(tile)
+    for first in range(0, P, U):
+        for row in range(0, count, TILE_ROWS):
+            rows = min(TILE_ROWS, count - row)
+            product_rows(m, m_rows, row, rows, 1, hr, first * H, U, 0, 1, H, tile, 0, U, 0, False)
+            for r in range(rows):
+                copy(tile, r * U, hs, h_next[row + r] + first, min(U, P - first))
+
+
+@register_jitable(error_model="numpy")
+def cell_rows(
+    rows: int, first: int, block: int, ax: Any, ax_first: int, ah: Any, ah_start: int, ah_row: int, ah_gate: int,
+    unit: Any, hs: Any, h_prev: Any, m: Any, m_rows: Any, cs: Any, c_prev: Any, c_next: Any, gates: Any, saved: Any,
+    dead: Any, save: bool, Hp: int,
+) -> None:  # fmt: skip
+    """Run the cell on one block of units of some rows; m_rows, c_prev, c_next, saved hold offsets of rows."""
+    U = unit_block(ax)
+    lanes = U // 2
+    for r in range(rows):
+        row = first + r
+        for column in range(block * U, block * U + U, lanes):
+            a = load_tuple(ax, (ax_first + row) * GATES * Hp + column, Hp, GATES)
+            b = load_tuple(ah, ah_start + r * ah_row + column - block * U, ah_gate, GATES)
+            nothing = splat(ax, 0.0)
+            h = load(hs, h_prev[row] + column) if READS_H else nothing
+            c = load(cs, c_prev[row] + column) if CELL_STATE and not dead[row] else nothing
+            h, c, kept = cell_forward(a, b, h, c, load_tuple(unit, column, Hp, UNITS))
+            store(m, m_rows[row] + column, h)
+            if CELL_STATE:
+                store(cs, c_next[row] + column, c)
+            if save:
+                store_tuple(gates, saved[row] + column, Hp, kept)
+
+
+@kernel
+def layer_forward(
+    rows: Any,  # [n] rows of the batch, by falling length
+    lengths: Any,  # [n] their lengths
+    x: Any, x_step: int, x_row: int,  # [T, B, I] and its strides
+    clear: Any, clears: bool,  # [T, B] bool, read if clears
+    reverse: bool,
+    w: Any,  # [Hp/U, I, G, U]
+    bias: Any,  # [G, Hp]
+    u: Any,  # [Hp/U, P, G, U]
+    unit: Any,  # [units, Hp]
+    hr: Any,  # [Pp/U, H, U], empty without a projection
+    hs: Any,  # [T+1 or 2, B, Pp] states around each step; the initial state is in place
+    cs: Any,  # [T+1 or 2, B, Hp]
+    gates: Any,  # [T, B, V, Hp] if save
+    m: Any,  # [T or 1, B, Hp], h before the projection, with one only
+    s: Any,  # [T or 1, B, Hp], gated state, for a gated cell only
+    y: Any, y_step: int, y_row: int, y_first: int,  # [T, B, D*P], its strides and this direction's column
+    ax: Any, tile: Any, offsets: Any,  # scratch [chunk, G, Hp], [n or TILE_ROWS, G, Hp or U], [chunk + 6n] int64
+    dead: Any,  # scratch [n] bool
+    T: int, B: int, I: int, H: int, P: int, save: bool,
+) -> None:  # fmt: skip
+    """Write y, and the states and saved values of these rows."""
+    n, U = rows.size, unit_block(ax)
+    Hp, Pp = (H + U - 1) // U * U, (P + U - 1) // U * U
+    projected = hr.size > 0
+    chunk = ax.size // (GATES * Hp)
+    x_rows = offsets[:chunk]
+    h_prev, h_next, c_prev, c_next, m_rows, saved = (
+        offsets[chunk : chunk + n], offsets[chunk + n : chunk + 2 * n], offsets[chunk + 2 * n : chunk + 3 * n],
+        offsets[chunk + 3 * n : chunk + 4 * n], offsets[chunk + 4 * n : chunk + 5 * n], offsets[chunk + 5 * n :],
+    )  # fmt: skip
+    here = 0 if reverse else n
+    begin = 0
+    while begin < T:
+        count, end, ahead = 0, begin, here
+        while end < T:
+            t = T - 1 - end if reverse else end
+            ahead = alive(lengths, ahead, t, reverse)
+            if count > 0 and count + ahead > chunk:
+                break
+            for i in range(ahead):
+                x_rows[count + i] = t * x_step + rows[i] * x_row
+            count += ahead
+            end += 1
+        input_product(x, x_rows, w, bias, ax, count, I, Hp)
+        ax_first = 0
+        for step in range(begin, end):
+            t = T - 1 - step if reverse else step
+            here = alive(lengths, here, t, reverse)
+            before, after = (t + 1, t) if reverse else (t, t + 1)
+            before, after = (before, after) if save else (before & 1, after & 1)
+            kept = t if save else 0
+            for i in range(here):
+                h_prev[i], h_next[i] = (before * B + rows[i]) * Pp, (after * B + rows[i]) * Pp
+                c_prev[i], c_next[i] = (before * B + rows[i]) * Hp, (after * B + rows[i]) * Hp
+                saved[i] = (t * B + rows[i]) * SAVED * Hp
+                m_rows[i] = (kept * B + rows[i]) * Hp
+                dead[i] = clears and clear[t * B + rows[i]]
+                if dead[i]:
+                    zero(hs, h_prev[i], Pp)
+            if GATED:
+                gated_rows(here, ax, ax_first, tile, u, hs, h_prev, s, m_rows, P, Hp)
+                for block in range(Hp // U):
+                    product_rows(
+                        s, m_rows, 0, here, 1, u, (block * P * GATES + GATES - 1) * U, GATES * U, U, 1, P,
+                        tile, (GATES - 1) * Hp + block * U, GATES * Hp, Hp, False,
+                    )  # fmt: skip
+                    cell_rows(
+                        here, 0, block, ax, ax_first, tile, block * U, GATES * Hp, Hp, unit, hs, h_prev, hs, h_next,
+                        cs, c_prev, c_next, gates, saved, dead, save, Hp,
+                    )  # fmt: skip
+            else:
+                for block in range(Hp // U):
+                    for first in range(0, here, TILE_ROWS):
+                        some = min(TILE_ROWS, here - first)
+                        product_rows(
+                            hs, h_prev, first, some, 1, u, block * P * GATES * U, GATES * U, U, GATES, P,
+                            tile, 0, GATES * U, U, False,
+                        )  # fmt: skip
+                        cell_rows(
+                            some, first, block, ax, ax_first, tile, 0, GATES * U, U, unit, hs, h_prev,
+                            m if projected else hs, m_rows if projected else h_next,
+                            cs, c_prev, c_next, gates, saved, dead, save, Hp,
+                        )  # fmt: skip
+            if projected:
+                projection(m, m_rows, hr, tile, hs, h_next, here, H, P)
+            for i in range(here):
+                copy(hs, h_next[i], y, t * y_step + rows[i] * y_row + y_first, P)
+            ax_first += here
+        begin = end
+
+
+@register_jitable(error_model="numpy")
+def gated_rows(
+    rows: int, ax: Any, ax_first: int, ah: Any, u: Any, hs: Any, h_prev: Any, s: Any, s_rows: Any, P: int, Hp: int
+) -> None:
+    """First half of a gated cell: ah [rows, G, Hp] of all gates but the last, and the gated state s."""
+    U = unit_block(ax)
+    for block in range(Hp // U):
+        product_rows(
+            hs, h_prev, 0, rows, 1, u, block * P * GATES * U, GATES * U, U, GATES - 1, P,
+            ah, block * U, GATES * Hp, Hp, False,
+        )  # fmt: skip
+    for row in range(rows):
+        for column in range(0, Hp, U // 2):
+            a = load(ax, (ax_first + row) * GATES * Hp + column)
+            b = load(ah, row * GATES * Hp + column)
+            store(s, s_rows[row] + column, gate(a, b, load(hs, h_prev[row] + column)))
+
+
+@kernel
+def layer_backward(
+    rows: Any,  # [n] rows of the batch, by falling length
+    lengths: Any,  # [n] their lengths
+    clear: Any, clears: bool,  # [T, B] bool, read if clears
+    reverse: bool,
+    u: Any,  # [Pp/U, G*Hp, U], for a gated cell [Pp/U, (G-1)*Hp, U]: planes to h
+    u_gated: Any,  # [Hp/U, Hp, U]: the last plane to the gated state, for a gated cell only
+    hr: Any,  # [Hp/U, P, U], empty without a projection
+    unit: Any,  # [units, Hp]
+    hs: Any,  # [T+1, B, Pp]
+    cs: Any,  # [T+1, B, Hp]
+    gates: Any,  # [T, B, V, Hp]
+    dy: Any, y_step: int, y_row: int, y_first: int,  # [T, B, D*P], empty for zero
+    dcells: Any, cells_step: int, cells_row: int, cells_first: int,  # [T, B, D*H], empty for zero
+    dh: Any,  # [B, Pp]: in the gradient of the final state, out that of the initial one
+    dc: Any,  # [B, Hp] likewise
+    planes: Any,  # [T, B, planes, Hp]
+    dproj: Any,  # [T, B, Pp], gradient of the projected h, with a projection only
+    dm: Any, ds: Any,  # scratch [n, Hp] each
+    offsets: Any,  # scratch [8n] int64
+    T: int, B: int, H: int, P: int,
+) -> None:  # fmt: skip
+    """Write planes, and turn the gradient of the final state into that of the initial state, for these rows."""
+    n, U = rows.size, unit_block(dh)
+    Hp, Pp = (H + U - 1) // U * U, (P + U - 1) // U * U
+    lanes, projected = U // 2, hr.size > 0
+    dh_rows, dah_rows, dm_rows, last_rows = offsets[:n], offsets[n : 2 * n], offsets[2 * n : 3 * n], offsets[3 * n : 4 * n]
+    nothing = splat(dh, 0.0)
+    here = n if reverse else 0
+    for step in range(T):
+        t = step if reverse else T - 1 - step
+        here = alive(lengths, here, t, not reverse)
+        before, after = (t + 1, t) if reverse else (t, t + 1)
+        for i in range(here):
+            b = rows[i]
+            dh_rows[i], dm_rows[i] = b * Pp, i * Hp
+            dah_rows[i] = ((t * B + b) * PLANES + DAH_FIRST) * Hp
+            last_rows[i] = ((t * B + b) * PLANES + DAH_LAST) * Hp
+            if dy.size:
+                add(dy, t * y_step + b * y_row + y_first, dh, b * Pp, P)
+            if dcells.size:
+                add(dcells, t * cells_step + b * cells_row + cells_first, dc, b * Hp, H)
+            if projected:
+                copy(dh, b * Pp, dproj, (t * B + b) * Pp, Pp)
+        if projected:
+            for block in range(Hp // U):
+                product_rows(dh, dh_rows, 0, here, 1, hr, block * P * U, U, 0, 1, P, dm, block * U, Hp, 0, False)
+        for i in range(here):
+            b = rows[i]
+            dead = clears and clear[t * B + b]
+            for column in range(0, Hp, lanes):
+                kept = load_tuple(gates, (t * B + b) * SAVED * Hp + column, Hp, SAVED)
+                h_prev = load(hs, (before * B + b) * Pp + column) if READS_H else nothing
+                h = load(hs, (after * B + b) * Pp + column) if READS_H else nothing
+                c_prev = load(cs, (before * B + b) * Hp + column) if CELL_STATE and not dead else nothing
+                c = load(cs, (after * B + b) * Hp + column) if CELL_STATE else nothing
+                dc_row = load(dc, b * Hp + column) if CELL_STATE else nothing
+                dh_row = load(dm, i * Hp + column) if projected else load(dh, b * Pp + column)
+                da, direct, dc_row = cell_backward(
+                    kept, h_prev, c_prev, h, c, dh_row, dc_row, load_tuple(unit, column, Hp, UNITS)
+                )
+                store_tuple(planes, (t * B + b) * PLANES * Hp + column, Hp, da)
+                if CELL_STATE:
+                    store(dc, b * Hp + column, dc_row)
+                if not projected:
+                    store(dh, b * Pp + column, direct)
+            for plane in range(PLANES):
+                zero(planes, ((t * B + b) * PLANES + plane) * Hp + H, Hp - H)
+            if projected:
+                zero(dh, b * Pp, Pp)
+        if GATED:
+            gated_backward_rows(rows, here, t, u_gated, gates, hs, before, planes, last_rows, ds, dh, B, H, Hp, Pp)
+        for block in range(Pp // U):
+            back_product(dah_rows, here, u, block, planes, dh_rows, dh, dm, Hp)
+        for i in range(here):
+            if clears and clear[t * B + rows[i]]:
+                zero(dh, rows[i] * Pp, Pp)
+                zero(dc, rows[i] * Hp, Hp if CELL_STATE else 0)
+
+
+@register_jitable(error_model="numpy")
+def back_product(
+    dah_rows: Any, count: int, u: Any, block: int, planes: Any, dh_rows: Any, dh: Any, tile: Any, Hp: int
+) -> None:
+    """dh += planes U^T for one block of h; tile is scratch [n, U]."""
+    U = unit_block(dh)
+    K = (GATES - 1 if GATED else GATES) * Hp
+    product_rows(planes, dah_rows, 0, count, 1, u, block * K * U, U, 0, 1, K, tile, 0, U, 0, False)
+    for i in range(count):
+        add(tile, i * U, dh, dh_rows[i] + block * U, U)
+
+
+@register_jitable(error_model="numpy")
+def gated_backward_rows(
+    rows: Any, count: int, t: int, u_gated: Any, gates: Any, hs: Any, before: int, planes: Any, last_rows: Any, ds: Any,
+    dh: Any, B: int, H: int, Hp: int, Pp: int,
+) -> None:  # fmt: skip
+    """ds = last plane U_n^T, then plane 0 and the direct gradient of h_prev through the gated state."""
+    U = unit_block(dh)
+    for block in range(Hp // U):
+        product_rows(planes, last_rows, 0, count, 1, u_gated, block * Hp * U, U, 0, 1, Hp, ds, block * U, Hp, 0, False)
+    for i in range(count):
+        b = rows[i]
+        for column in range(0, Hp, U // 2):
+            kept = load_tuple(gates, (t * B + b) * SAVED * Hp + column, Hp, SAVED)
+            h_prev = load(hs, (before * B + b) * Pp + column)
+            da, direct = gate_backward(kept, h_prev, load(ds, i * Hp + column))
+            store(planes, (t * B + b) * PLANES * Hp + column, da)
+            store(dh, b * Pp + column, load(dh, b * Pp + column) + direct)
+        zero(planes, (t * B + b) * PLANES * Hp + H, Hp - H)

@@ -1,0 +1,56 @@
+"""Weights into panels and back: a panel holds, for one block of units, everything that a product streams through.
+
+All arrays are flat and C-contiguous; their shapes stand beside them. U is the block of units, two vectors wide.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastrnn.cpu.build import kernel
+from fastrnn.cpu.microkernel import unit_block
+
+
+@kernel
+def pack_forward(w: Any, panels: Any, G: int, H: int, K: int) -> None:
+    """Panels [Hp/U, K, G, U], zeroed before, of w [G, H, K]: for products a [.., K] times w transposed."""
+    U = unit_block(w)
+    for first in range(0, H, U):
+        for g in range(G):
+            for j in range(min(U, H - first)):
+                source = (g * H + first + j) * K
+                target = first * K * G + g * U + j
+                for k in range(K):
+                    panels[target + k * G * U] = w[source + k]
+
+
+@kernel
+def pack_backward(w: Any, order: Any, panels: Any, H: int, rows: int, C: int) -> None:
+    """Panels [Cp/U, G, rows, U], zeroed before, of the gates `order` of w [*, H, C]: for products a [.., G, rows] w.
+
+    rows >= H: each gate's rows past H stay zero.
+    """
+    U = unit_block(w)
+    K = order.size * rows
+    for first in range(0, C, U):
+        width = min(U, C - first)
+        for g in range(order.size):
+            for r in range(H):
+                source = (order[g] * H + r) * C + first
+                target = (first // U * K + g * rows + r) * U
+                for j in range(width):
+                    panels[target + j] = w[source + j]
+
+
+@kernel
+def unpack_gradient(c: Any, order: Any, dw: Any, H: int, Hp: int, K: int) -> None:
+    """dw [*, H, K] at the gates `order` = c [K, G, Hp] transposed, without the padding."""
+    width = order.size * Hp
+    for g in range(order.size):
+        for first in range(0, H, 16):  # a block of 16 keeps both sides in the cache
+            for begin in range(0, K, 16):
+                for r in range(first, min(first + 16, H)):
+                    target = (order[g] * H + r) * K
+                    source = g * Hp + r
+                    for k in range(begin, min(begin + 16, K)):
+                        dw[target + k] = c[k * width + source]
