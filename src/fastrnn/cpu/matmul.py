@@ -1,7 +1,7 @@
 """Products of whole sequences: rows times packed panels, and the gradients of weights, in a fixed order over the sum.
 
-The arrays are flat and rows are given as lists of element offsets, so that the rows of a product may be chosen freely:
-a row that is not listed is never read. Nothing here depends on how a caller splits the rows or the columns over threads.
+The arrays are flat and rows are given as lists of element offsets, so that the rows of a product may be chosen
+freely: a row that is not listed is never read. No result depends on how a caller splits rows or columns over threads.
 """
 
 from typing import Any
@@ -163,7 +163,7 @@ def _pack_a(
 
 @kernel
 def column_sums(b: Any, b_rows: Any, n_first: int, n_last: int, out: Any) -> None:
-    """out[n] = sum_k B[k, n] for n_first <= n < n_last, blocks of SUM_BLOCK rows summed on their own and added in order.
+    """out[n] = sum_k B[k, n] for n_first <= n < n_last, summed in blocks of SUM_BLOCK rows that are added in order.
 
     Args:
         b: flat array; element (k, n) stands at b_rows[k] + n.

@@ -6,11 +6,12 @@ multiply-adds in the order of k, so a result depends on neither the rows nor the
 
 from typing import Any
 
-from llvmlite import ir
+from llvmlite import binding, ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, overload, register_jitable
 
+from fastrnn.cpu import build
 from fastrnn.cpu.vector import (
     Vec,
     element_pointer,
@@ -162,33 +163,13 @@ _2x2, _2x1 = (_make(2, pairs) for pairs in (2, 1))
 _1x4, _1x3, _1x2, _1x1 = (_make(1, pairs) for pairs in (4, 3, 2, 1))
 
 
-# Called as a plain jitted function it would be compiled again for every constant among the arguments: 1 s each.
 @register_jitable(error_model="numpy")
-def product_rows(
+def every_row(
     a: Any, a_offsets: Any, first: int, n_rows: int, a_kstride: int,
     w: Any, w_offset: int, w_kstride: int, w_pairstride: int, n_pairs: int, k: int,
     out: Any, out_offset: int, out_rowstride: int, out_pairstride: int, accumulate: bool,
 ) -> None:  # fmt: skip
-    """out[r, p, 0:U] (+)= sum_kk a[r, kk] w[p, kk, 0:U] for any rows and panels, bit-equal however they are split.
-
-    Args:
-        a: flat array; element kk of row r stands at a_offsets[first + r] + kk * a_kstride.
-        a_offsets: int64 [>= first + n_rows], so that the rows of a call may lie anywhere.
-        first: the first row's place in a_offsets.
-        n_rows: number of rows.
-        a_kstride: distance of consecutive kk in `a`, elements.
-        w: flat array, dtype of `a`; U columns of panel p for kk stand at w_offset + p * w_pairstride + kk * w_kstride.
-        w_offset: place of the first panel.
-        w_kstride: distance of consecutive kk in `w`, elements.
-        w_pairstride: distance of consecutive panels in `w`, elements.
-        n_pairs: number of panels, each one unit block wide.
-        k: length of the sums; 0 gives zeros.
-        out: flat array, dtype of `a`; row r and panel p stand at out_offset + r * out_rowstride + p * out_pairstride.
-        out_offset: place of the first result.
-        out_rowstride: distance of rows in `out`, elements.
-        out_pairstride: distance of panels in `out`, elements.
-        accumulate: add the sums to what stands in `out` instead of overwriting it.
-    """
+    """`product_rows` as code to compile, which only fastrnn.cpu.entry does; for the arguments see there."""
     row = 0
     while n_rows - row >= 3:
         rows = n_rows - row
@@ -241,3 +222,64 @@ def product_rows(
             _1x1(a, a_offsets, first + row, a_kstride, w, at, w_kstride, w_pairstride, k,
                  out, to, out_rowstride, out_pairstride, accumulate)  # fmt: skip
         pair += pairs
+
+
+_entries: dict[Any, Any] = {}  # dtype: the compiled entry, kept alive because machine code points to it
+
+
+def ready(dtype: Any) -> None:
+    """Compile the product for the Numba type `dtype`, or load it, and let kernels link to it.
+
+    Every kernel calls this one piece of machine code: compiled into each of them it would cost 1 s a kernel.
+    """
+    if dtype not in _entries:
+        _entries[dtype] = build.load("entry").compiled(dtype)
+        binding.add_symbol(_symbol(dtype), _entries[dtype].address)
+
+
+def _symbol(dtype: Any) -> str:
+    return f"fastrnn_product_rows_{dtype}"
+
+
+@intrinsic  # type: ignore[misc]
+def product_rows(
+    typingctx: Any, a: Any, a_offsets: Any, first: Any, n_rows: Any, a_kstride: Any,
+    w: Any, w_offset: Any, w_kstride: Any, w_pairstride: Any, n_pairs: Any, k: Any,
+    out: Any, out_offset: Any, out_rowstride: Any, out_pairstride: Any, accumulate: Any,
+) -> Any:  # fmt: skip
+    """out[r, p, 0:U] (+)= sum_kk a[r, kk] w[p, kk, 0:U] for any rows and panels, bit-equal however they are split.
+
+    Args:
+        a: flat array; element kk of row r stands at a_offsets[first + r] + kk * a_kstride.
+        a_offsets: int64 [>= first + n_rows], so that the rows of a call may lie anywhere.
+        first: the first row's place in a_offsets.
+        n_rows: number of rows.
+        a_kstride: distance of consecutive kk in `a`, elements.
+        w: flat array, dtype of `a`; U columns of panel p for kk stand at w_offset + p * w_pairstride + kk * w_kstride.
+        w_offset: place of the first panel.
+        w_kstride: distance of consecutive kk in `w`, elements.
+        w_pairstride: distance of consecutive panels in `w`, elements.
+        n_pairs: number of panels, each one unit block wide.
+        k: length of the sums; 0 gives zeros.
+        out: flat array, dtype of `a`; row r and panel p stand at out_offset + r * out_rowstride + p * out_pairstride.
+        out_offset: place of the first result.
+        out_rowstride: distance of rows in `out`, elements.
+        out_pairstride: distance of panels in `out`, elements.
+        accumulate: add the sums to what stands in `out` instead of overwriting it.
+    """
+    if not (is_flat(a) and is_flat(w) and is_flat(out) and a.dtype == w.dtype == out.dtype):
+        return None
+    ready(a.dtype)
+    size = types.intp
+    sig = types.void(a, a_offsets, *[size] * 3, w, *[size] * 5, out, *[size] * 3, size)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        values = [
+            context.make_array(kind)(context, builder, value).data if isinstance(kind, types.Array) else value
+            for kind, value in zip(signature.args, args, strict=True)
+        ]
+        kind = ir.FunctionType(ir.VoidType(), [value.type for value in values])
+        builder.call(cgutils.get_or_insert_function(builder.module, kind, _symbol(a.dtype)), values)
+        return context.get_dummy_value()
+
+    return sig, codegen
