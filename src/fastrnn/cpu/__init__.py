@@ -7,20 +7,21 @@ from itertools import pairwise
 from types import ModuleType
 from typing import Any, NamedTuple
 
+import numba
 import numpy as np
 
 from fastrnn import philox, threads
 from fastrnn.arrays import Array
 from fastrnn.cells import Cell
-from fastrnn.cpu import build, pool
+from fastrnn.cpu import build, microkernel, pool, products
 from fastrnn.cpu.cells import Rendering
+from fastrnn.cpu.layout import flat, plain, row_slices
 from fastrnn.cpu.vector import vector_bytes
 from fastrnn.recurrence import Columns, Final, Given, Initial, Run, Weights
 
 CHUNK_ROWS = 256  # rows (t, b) of one input product: enough to use each panel often, few enough to stay in a cache
-THREAD_FLOPS = 4e6  # a thread that is woken for less than this costs more than it brings (about 40 us of work)
 
-THREAD_WORDS = 20_000  # likewise, for random words
+THREAD_WORDS = 20_000  # fewer random words are not worth waking a thread for
 
 empty = np.empty  # tests replace it by one that fills with NaN
 
@@ -61,6 +62,7 @@ class Packed:
 
     def __init__(self, cell: Cell, weights: Weights) -> None:
         self.cell, self.weights, self.dtype = cell, weights, weights.ih.dtype
+        microkernel.ready(numba.from_dtype(self.dtype))  # kernels from the cache link to it
         self.loop = build.load("loop", cell)
         self.rendering: Rendering = self.loop.CELL
         self.sizes = Sizes(
@@ -87,12 +89,12 @@ class Packed:
 
     def _forward(self, w: Array, G: int, H: int, K: int) -> Array:
         panels = np.zeros(self.sizes.padded(H) * K * G, self.dtype)
-        build.load("pack").pack_forward(_plain(w), panels, G, H, K)
+        build.load("pack").pack_forward(plain(w), panels, G, H, K)
         return panels
 
     def _backward(self, w: Array, order: tuple[int, ...], H: int, rows: int, C: int) -> Array:
         panels = np.zeros(self.sizes.padded(C) * len(order) * rows, self.dtype)
-        build.load("pack").pack_backward(_plain(w), np.array(order, np.int64), panels, H, rows, C)
+        build.load("pack").pack_backward(plain(w), np.array(order, np.int64), panels, H, rows, C)
         return panels
 
     @cached_property
@@ -129,45 +131,6 @@ def pack(cell: Cell, weights: Weights) -> Packed:
     return Packed(cell, weights)
 
 
-def _plain(a: Array) -> Array:
-    """A contiguous array as Numba's most common type: flat and writable, without a copy."""
-    if a.flags.writeable:
-        return a.reshape(-1)
-    # Numba compiles anew for a read-only array; no kernel writes to its inputs.
-    return np.asarray(_Unlocked(a)).reshape(-1)
-
-
-class _Unlocked:
-    def __init__(self, array: Array) -> None:
-        self.array = array  # keeps the memory alive
-        interface = array.__array_interface__
-        self.__array_interface__ = {**interface, "data": (interface["data"][0], False)}
-
-
-def _flat(a: Array) -> tuple[Array, int, int]:
-    """An array [T, B, N] as a flat one with the strides of t and b in elements; copied only if rows lie otherwise."""
-    steps, batch, width = a.shape
-    if a.flags.c_contiguous:
-        return _plain(a), batch * width, width
-    if a.transpose(1, 0, 2).flags.c_contiguous:
-        return _plain(a.transpose(1, 0, 2)), width, steps * width
-    return np.ascontiguousarray(a).reshape(-1), batch * width, width
-
-
-def _slices(lengths: Array, flops_per_row: float) -> list[tuple[Array, Array]]:
-    """Rows and their lengths for each thread, longest first, dealt out so that each gets an equal share of steps."""
-    order = np.argsort(-lengths, kind="stable")
-    wanted = int(min(threads.get_num_threads(), lengths.size, max(1, lengths.sum() * flops_per_row // THREAD_FLOPS)))
-    parts = [order[_deal(order.size, wanted) == k] for k in range(max(1, wanted))]
-    return [(rows, lengths[rows]) for rows in parts]
-
-
-def _deal(count: int, parts: int) -> Array:
-    """Part of each of `count` items sorted by size, dealt to and fro: 0 1 2 2 1 0 0 1 2 ..."""
-    turn = np.arange(count) % (2 * max(1, parts))
-    return np.minimum(turn, 2 * max(1, parts) - 1 - turn)
-
-
 def _lengths(run: Run) -> Array:
     return np.full(run.x.shape[1], run.x.shape[0]) if run.lengths is None else run.lengths
 
@@ -188,8 +151,8 @@ def recur_forward(cell: Cell, packed: Packed, run: Run, save: bool) -> Final:
     hs[(*at, slice(n.P))] = run.h0
     if run.c0 is not None:
         cs[(*at, slice(n.H))] = run.c0
-    x, y = _flat(run.x), _flat(run.y.array)
-    clear = np.empty(0, np.bool_) if run.clear is None else _plain(run.clear)
+    x, y = flat(run.x), flat(run.y.array)
+    clear = np.empty(0, np.bool_) if run.clear is None else plain(run.clear)
     flops = 2.0 * n.G * n.H * (n.I + n.P)
 
     def work(rows: Array, lengths: Array) -> None:
@@ -204,7 +167,7 @@ def recur_forward(cell: Cell, packed: Packed, run: Run, save: bool) -> Final:
             np.empty(rows.size, np.bool_), steps, batch, n.I, n.H, n.P, save,
         )  # fmt: skip
 
-    pool.run([partial(work, *part) for part in _slices(lengths, flops)])
+    pool.run([partial(work, *part) for part in row_slices(lengths, flops)])
     if run.lengths is not None:
         run.y.view[np.arange(steps)[:, None] >= lengths] = 0
     at = (last, rows) if save else (last & 1, rows)
@@ -249,7 +212,7 @@ def recur_backward(
     planes = empty((steps, batch, r.planes, n.Hp), dtype)
     dproj = empty((steps, batch, n.Pp) if packed.hr.size else 0, dtype)
     dy, dcells = _columns(given.y, dtype), _columns(given.cells, dtype)
-    clear = np.empty(0, np.bool_) if run.clear is None else _plain(run.clear)
+    clear = np.empty(0, np.bool_) if run.clear is None else plain(run.clear)
 
     def work(rows: Array, lengths: Array) -> None:
         packed.loop.layer_backward(
@@ -259,7 +222,7 @@ def recur_backward(
             empty(rows.size * n.Hp, dtype), np.empty(4 * rows.size, np.int64), steps, batch, n.H, n.P,
         )  # fmt: skip
 
-    pool.run([partial(work, *part) for part in _slices(_lengths(run), 2.0 * n.G * n.H * n.P)])
+    pool.run([partial(work, *part) for part in row_slices(_lengths(run), 2.0 * n.G * n.H * n.P)])
     weights = products.after_loop(packed, run, saved, planes.reshape(-1), dproj.reshape(-1), dx, accumulate)
     return Initial(dh[:, : n.P], dc[:, : n.H] if cell.cell_state else None, weights)
 
@@ -268,4 +231,4 @@ def _columns(columns: Columns | None, dtype: object) -> tuple[Array, int, int, i
     """An array, the strides of t and b, and the first column; an empty one stands for zero."""
     if columns is None:
         return np.empty(0, dtype), 0, 0, 0  # type: ignore[call-overload]
-    return *_flat(columns.array), columns.first
+    return *flat(columns.array), columns.first

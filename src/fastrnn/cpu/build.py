@@ -38,9 +38,13 @@ _folders: list[Path] = []
 
 def kernel(function: F) -> F:
     """Compile `function` without the GIL; cache it on disk if it stands in a folder that `load` made."""
-    cache = Path(function.__code__.co_filename).parent in _folders
-    compiled: F = njit(nogil=True, error_model="numpy", cache=cache)(function)
+    compiled: F = njit(nogil=True, error_model="numpy", cache=is_cached(function))(function)
     return compiled
+
+
+def is_cached(function: Callable[..., Any]) -> bool:
+    """Whether `function` stands in a folder that `load` made, so that Numba may keep its machine code there."""
+    return Path(function.__code__.co_filename).parent in _folders
 
 
 @lru_cache(maxsize=None)

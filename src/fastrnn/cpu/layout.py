@@ -1,0 +1,51 @@
+"""How arrays look to the kernels, and how work is dealt out to threads."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fastrnn import threads
+from fastrnn.arrays import Array
+
+THREAD_FLOPS = 4e6  # a thread that is woken for less than this costs more than it brings (about 40 us of work)
+
+
+def plain(a: Array) -> Array:
+    """A contiguous array as Numba's most common type, flat and writable, without a copy."""
+    if a.flags.writeable:
+        return a.reshape(-1)
+    # Numba compiles anew for a read-only array; no kernel writes to its inputs.
+    return np.asarray(_Unlocked(a)).reshape(-1)
+
+
+class _Unlocked:
+    def __init__(self, array: Array) -> None:
+        self.array = array  # keeps the memory alive
+        interface = array.__array_interface__
+        self.__array_interface__ = {**interface, "data": (interface["data"][0], False)}
+
+
+def flat(a: Array) -> tuple[Array, int, int]:
+    """An array [T, B, N] as a flat one with the strides of t and b in elements; copied only if rows lie otherwise."""
+    steps, batch, width = a.shape
+    if a.flags.c_contiguous and a.flags.aligned:
+        return plain(a), batch * width, width
+    if a.transpose(1, 0, 2).flags.c_contiguous and a.flags.aligned:
+        return plain(a.transpose(1, 0, 2)), width, steps * width
+    return np.array(a, order="C").reshape(-1), batch * width, width
+
+
+def columns_of(width: int, block: int, part: int, parts: int) -> tuple[int, int]:
+    """First and last column of one of `parts` shares of `width` columns, in whole blocks."""
+    blocks = width // block
+    return blocks * part // parts * block, blocks * (part + 1) // parts * block
+
+
+def row_slices(lengths: Array, flops_per_row: float) -> list[tuple[Array, Array]]:
+    """Rows and their lengths for each thread, longest first, dealt out so that each gets an equal share of steps."""
+    order = np.argsort(-lengths, kind="stable")
+    work = lengths.sum() * flops_per_row
+    parts = int(max(1, min(threads.get_num_threads(), lengths.size, work // THREAD_FLOPS)))
+    turn = np.arange(order.size) % (2 * parts)
+    owner = np.minimum(turn, 2 * parts - 1 - turn)  # 0 1 1 0 0 1 ...: long and short rows to each
+    return [(order[owner == part], lengths[order[owner == part]]) for part in range(parts)]
