@@ -1,0 +1,272 @@
+"""What the tests run: a case (cell, backend, dtype, sizes, options), its numbers, and one way to evaluate it.
+
+The cells come from the registry: a new one is tested by every file here as soon as LAYERS below can build it.
+"""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+import pytest
+import tolerance
+
+import fastrnn
+from fastrnn.cells import CELLS
+
+LAYERS: dict[str, Callable[..., Any]] = {
+    "rnn_tanh": fastrnn.RNN,
+    "rnn_relu": lambda *a, **k: fastrnn.RNN(*a, nonlinearity="relu", **k),
+    "rnn_identity": lambda *a, **k: fastrnn.RNN(*a, nonlinearity="identity", **k),
+    "lstm": fastrnn.LSTM,
+    "gru": fastrnn.GRU,
+    "gru_reset_before": lambda *a, **k: fastrnn.GRU(*a, reset_after=False, **k),
+}
+BACKENDS = ("reference", "cpu")
+DTYPES = ("float32", "float64")
+LOSSES = ("y", "state", "cells")
+CALL = 3  # which training call, and so which dropout masks, every evaluation uses
+
+
+@dataclass(frozen=True)
+class Case:
+    """One configuration; the defaults are the plain case, and an id names what differs from it."""
+
+    cell: str
+    backend: str = "reference"
+    dtype: str = "float64"
+    T: int = 5
+    B: int = 3
+    I: int = 4  # noqa: E741 - the letter of the equations
+    H: int = 5
+    num_layers: int = 1
+    bidirectional: bool = False
+    bias: bool = True
+    batch_first: bool = False
+    proj_size: int = 0
+    dropout: float = 0.0
+    lengths: str = "none"  # "random" (unsorted, one zero where B > 1), "full", "zero" (all of them)
+    reset: str = "none"  # "random", "first" (at step 0 only), "all"
+    state: str = "given"  # "none", "h" (the cell state left out)
+    unbatched: bool = False
+    strided: bool = False  # every array that is handed in is a view with gaps
+    losses: tuple[str, ...] = LOSSES  # which gradients arrive from outside
+    seed: int = 0
+
+    def __str__(self) -> str:
+        options = [
+            f"{field.name}={getattr(self, field.name)}"
+            for field in fields(self)[7:]
+            if getattr(self, field.name) != field.default and field.name != "losses"
+        ]
+        loss = [] if self.losses == LOSSES else ["loss=" + "+".join(self.losses)]
+        size = f"T{self.T}B{self.B}I{self.I}H{self.H}"
+        return "-".join([self.cell, self.backend, f"f{self.dtype[5:]}", size, *options, *loss])
+
+    @property
+    def width(self) -> int:
+        """The longest sum behind an element of y: what rounding grows with."""
+        directions = 1 + self.bidirectional
+        return max(self.I, directions * self.H) * self.num_layers
+
+    @property
+    def output_size(self) -> int:
+        return self.proj_size or self.H
+
+    @property
+    def cell_state(self) -> bool:
+        return CELLS[self.cell].cell_state
+
+
+@dataclass(frozen=True)
+class Problem:
+    """The numbers of a case, laid out as the layer takes them, in the case's dtype."""
+
+    x: np.ndarray
+    state: Any
+    lengths: np.ndarray | None
+    reset: np.ndarray | None
+    d_output: np.ndarray
+    d_state: Any
+    d_cells: list[np.ndarray] | None
+
+    def astype(self, dtype: str) -> "Problem":
+        """The very same numbers in another dtype."""
+
+        def cast(value: Any) -> Any:
+            if isinstance(value, (tuple, list)):
+                return type(value)(map(cast, value))
+            return value if value is None else value.astype(dtype)
+
+        return replace(
+            self, x=cast(self.x), state=cast(self.state), d_output=cast(self.d_output), d_state=cast(self.d_state),
+            d_cells=cast(self.d_cells),
+        )  # fmt: skip
+
+
+def make_layer(case: Case, dtype: str | None = None, **options: Any) -> Any:
+    """A layer with the case's options; in another dtype it has the very same parameters."""
+    if case.proj_size:
+        options["proj_size"] = case.proj_size
+    layer = LAYERS[case.cell](
+        case.I, case.H, case.num_layers, bias=case.bias, batch_first=case.batch_first, dropout=case.dropout,
+        bidirectional=case.bidirectional, dtype=dtype or case.dtype, seed=case.seed, **options,
+    )  # fmt: skip
+    if layer.dtype != case.dtype:
+        layer.update({name: value.astype(layer.dtype) for name, value in make_layer(case, **options).params.items()})
+    return layer
+
+
+def draw(case: Case) -> Problem:
+    """Random numbers for a case; every gradient from outside is drawn, whether the case uses it or not."""
+    assert case.B == 1 or not case.unbatched, "unbatched input has no batch"
+    rng = np.random.default_rng([case.seed, case.T, case.B, case.I, case.H])
+    directions = 1 + case.bidirectional
+    middle = () if case.unbatched else (case.B,)
+
+    def normal(*shape: int) -> np.ndarray:
+        value = rng.standard_normal(shape).astype(case.dtype)
+        return with_gaps(value) if case.strided else value
+
+    def over_time(width: int) -> np.ndarray:
+        return normal(case.B, case.T, width) if case.batch_first and middle else normal(case.T, *middle, width)
+
+    def states() -> tuple[np.ndarray, ...]:
+        widths = (case.output_size, case.H) if case.cell_state else (case.output_size,)
+        return tuple(normal(case.num_layers * directions, *middle, width) for width in widths)
+
+    x, d_output, state, d_state = over_time(case.I), over_time(directions * case.output_size), states(), states()
+    d_cells = [over_time(directions * case.H) for _ in range(case.num_layers)] if case.cell_state else None
+    given = {"given": state, "h": (state[0], None), "none": None}[case.state]
+    return Problem(
+        x, given if case.cell_state or given is None else given[0], _lengths(case, rng), _reset(case, rng),
+        d_output, d_state if case.cell_state else d_state[0], d_cells,
+    )  # fmt: skip
+
+
+def with_gaps(value: np.ndarray) -> np.ndarray:
+    """The same array as a view that skips every other element, NaN, of a larger one."""
+    gaps = np.full([2 * n for n in value.shape], np.nan, value.dtype)
+    view = gaps[tuple(slice(1, None, 2) for _ in value.shape)]
+    view[...] = value
+    return view
+
+
+def _lengths(case: Case, rng: np.random.Generator) -> np.ndarray | None:
+    if case.lengths == "none":
+        return None
+    if case.lengths != "random":
+        return np.full(case.B, case.T if case.lengths == "full" else 0)
+    lengths = rng.integers(1, case.T + 1, case.B) if case.T else np.zeros(case.B, int)
+    if case.B > 1:
+        lengths[rng.integers(case.B)] = 0
+    return lengths
+
+
+def _reset(case: Case, rng: np.random.Generator) -> np.ndarray | None:
+    if case.reset == "none":
+        return None
+    reset = rng.random((case.T, case.B)) < 0.4 if case.reset == "random" else np.full((case.T, case.B), True)
+    if case.reset == "first":
+        reset[1:] = False
+    return reset[:, 0] if case.unbatched else np.ascontiguousarray(reset.T) if case.batch_first else reset
+
+
+def evaluate(layer: Any, case: Case, problem: Problem, backend: str | None = None) -> dict[str, np.ndarray]:
+    """Every output and every gradient of a case by name, outputs first; gradients begin with "d "."""
+    with fastrnn.use_backend(backend or case.backend):
+        layer.calls = CALL
+        result = layer.forward(
+            problem.x, problem.state, lengths=problem.lengths, reset=problem.reset, training=case.dropout > 0
+        )
+        y, state, backward = result
+        grads = backward(*upstream(case, problem))
+        cells = {f"cells_l{k}": c for k, c in enumerate(result.cells)} if case.cell_state else {}
+    return (
+        {"y": y} | by_name(case, state) | cells | {"d x": grads.x}
+        | {f"d {name}": value for name, value in by_name(case, grads.state, "_0").items()}
+        | {f"d {name}": value for name, value in grads.params.items()}
+    )  # fmt: skip
+
+
+def by_name(case: Case, state: Any, suffix: str = "_n") -> dict[str, np.ndarray]:
+    """A state as h_n, or as h_n and c_n."""
+    return {f"h{suffix}": state[0], f"c{suffix}": state[1]} if case.cell_state else {f"h{suffix}": state}
+
+
+def upstream(case: Case, problem: Problem) -> tuple[Any, Any, Any]:
+    """The gradients that arrive from outside, None for those that the case leaves out."""
+    return (
+        problem.d_output if "y" in case.losses else None,
+        problem.d_state if "state" in case.losses else None,
+        problem.d_cells if "cells" in case.losses else None,
+    )
+
+
+def expected(case: Case, problem: Problem) -> dict[str, np.ndarray]:
+    """The reference's results in float64, on the very same numbers."""
+    return evaluate(make_layer(case, "float64"), case, problem.astype("float64"), "reference")
+
+
+def assert_results(case: Case, problem: Problem, got: dict[str, np.ndarray], want: dict[str, np.ndarray]) -> None:
+    """Assert every array of `want` by name, dtype and value, and that `got` has no other."""
+    assert list(got) == list(want)
+    steps, sensitivity = case.T * case.num_layers, None
+    for name, value in want.items():
+        assert got[name].dtype == case.dtype, f"{name}: {got[name].dtype}"
+        allowed = (tolerance.gradient if name.startswith("d ") else tolerance.forward)(case.dtype, steps, case.width)
+        if tolerance.error(got[name], value) > allowed:
+            sensitivity = sensitivity or input_rounding(case, problem)
+            allowed = max(allowed, tolerance.CANCELLATION * sensitivity[name])
+        tolerance.assert_close(name, got[name], value, allowed)
+
+
+def input_rounding(case: Case, problem: Problem) -> dict[str, float]:
+    """The error that one rounding of every input makes, by name: what no implementation can be asked to beat.
+
+    It is far larger than eps where terms cancel, as they do now and then in arrays of one or two elements.
+    """
+    rng, worst = np.random.default_rng(0), dict[str, float]()
+    exact = expected(case, problem)
+
+    def rounded(value: Any) -> Any:
+        if isinstance(value, (tuple, list)):
+            return type(value)(map(rounded, value))
+        return None if value is None else value * (1 + tolerance.EPS[case.dtype] * rng.choice([-0.5, 0.5], value.shape))
+
+    for _ in range(4):
+        layer, other = make_layer(case, "float64"), problem.astype("float64")
+        layer.update({name: rounded(value) for name, value in layer.params.items()})
+        arrays = {name: rounded(getattr(other, name)) for name in ("x", "state", "d_output", "d_state", "d_cells")}
+        for name, value in evaluate(layer, case, replace(other, **arrays), "reference").items():
+            worst[name] = max(worst.get(name, 0.0), tolerance.error(value, exact[name]))
+    return worst
+
+
+@contextmanager
+def without_reference() -> Iterator[None]:
+    """Make every function of the reference and every NumPy equation of the cells raise: nobody may lean on them."""
+
+    def refuse(*args: Any, **kwargs: Any) -> Any:
+        raise AssertionError("a compiled backend called the reference")
+
+    reference = sys.modules.get("fastrnn.reference") or __import__("fastrnn.reference", fromlist=["pack"])
+    functions = ("pack", "recur_forward", "recur_backward", "cells", "random_words")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in functions:
+            patch.setattr(reference, name, refuse)
+        kept = {name: (cell.forward, cell.backward, cell.gated) for name, cell in CELLS.items()}
+        for cell in CELLS.values():  # frozen, so not by MonkeyPatch
+            object.__setattr__(cell, "forward", refuse)
+            object.__setattr__(cell, "backward", refuse)
+            if cell.gated is not None:
+                object.__setattr__(cell, "gated", type(cell.gated)(refuse, refuse))
+        try:
+            yield
+        finally:
+            for name, (forward, backward, gated) in kept.items():
+                object.__setattr__(CELLS[name], "forward", forward)
+                object.__setattr__(CELLS[name], "backward", backward)
+                object.__setattr__(CELLS[name], "gated", gated)
