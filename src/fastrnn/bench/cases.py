@@ -1,13 +1,14 @@
 """The one table of cases: what is measured, fed by the registry of cells, and what each case must compute and move.
 
-The public table is MAIN_CELLS x {infer, train} x SHAPES, one streaming step per cell and STREAM_SIZES, and one batch of
-variable length per cell and mode. Cells of the registry outside MAIN_CELLS are measured when they are named.
+The public table is MAIN_CELLS x {infer, train} x SHAPES (T, B, I = H), one streaming step per cell and STREAM_SIZES,
+and one batch of variable length per cell and mode. Other cells of the registry are measured when they are named.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from fastrnn.cells import CELLS
 
@@ -17,11 +18,12 @@ STREAM_SIZES = (64, 512)
 LENGTHS_SHAPE = (200, 32, 256)
 QUICK_SHAPES, QUICK_STREAM_SIZES, QUICK_LENGTHS_SHAPE = SHAPES[:2] + SHAPES[3:4], (64,), (50, 8, 64)
 ITEMSIZE = {"float32": 4, "float64": 8}
+Shape: TypeAlias = tuple[int, int, int, int]  # T, B, I, H
 
 
 @dataclass(frozen=True)
 class Case:
-    """One row of the table; I = H throughout.
+    """One row of the table.
 
     cell: key in the registry. mode: "infer", or "train" (forward and backward, every gradient).
     kind: "sequence"; "lengths" (lengths drawn uniformly from 1..T); "step" (one call per time step, state kept).
@@ -32,14 +34,15 @@ class Case:
     kind: str
     steps: int
     batch: int
-    hidden: int
+    input_size: int
+    hidden_size: int
     dtype: str = "float32"
 
     @property
     def name(self) -> str:
         """Readable id, as tests have them: `lstm-train-f32-T100B16I256H256`."""
         kind = "" if self.kind == "sequence" else f"-{self.kind}"
-        size = f"T{self.steps}B{self.batch}I{self.hidden}H{self.hidden}"
+        size = f"T{self.steps}B{self.batch}I{self.input_size}H{self.hidden_size}"
         return f"{self.cell}-{self.mode}{kind}-f{self.dtype.removeprefix('float')}-{size}"
 
     @property
@@ -53,29 +56,37 @@ class Case:
         return 2 if CELLS[self.cell].cell_state else 1
 
 
-def table(cells: Iterable[str] = MAIN_CELLS, dtype: str = "float32", quick: bool = False) -> Iterator[Case]:
+def table(
+    cells: Iterable[str] = MAIN_CELLS, dtype: str = "float32", quick: bool = False, shapes: Iterable[Shape] = ()
+) -> Iterator[Case]:
     """Yield the cases; a shape's modes follow each other, so that its expected values are computed once.
 
     Args:
         cells: keys of the registry.
         dtype: "float32" or "float64".
         quick: the small shapes only.
+        shapes: sequences of these shapes (T, B, I, H) instead of the table's.
 
     Raises:
         ValueError: for a cell that the registry does not have, or another dtype.
     """
-    shapes = QUICK_SHAPES if quick else SHAPES
     if dtype not in ITEMSIZE:
         raise ValueError(f"dtype: expected one of {', '.join(ITEMSIZE)}, got {dtype!r}")
+    rows = [("sequence", shape) for shape in shapes] or _rows(quick)
     for cell in cells:
         if cell not in CELLS:
             raise ValueError(f"cell: expected one of {', '.join(CELLS)}, got {cell!r}")
-        for shape in shapes:
-            yield from (Case(cell, mode, "sequence", *shape, dtype) for mode in ("infer", "train"))
-        for hidden in QUICK_STREAM_SIZES if quick else STREAM_SIZES:
-            yield Case(cell, "infer", "step", 1, 1, hidden, dtype)
-        shape = QUICK_LENGTHS_SHAPE if quick else LENGTHS_SHAPE
-        yield from (Case(cell, mode, "lengths", *shape, dtype) for mode in ("infer", "train"))
+        for kind, shape in rows:
+            for mode in ("infer",) if kind == "step" else ("infer", "train"):
+                yield Case(cell, mode, kind, *shape, dtype)
+
+
+def _rows(quick: bool) -> list[tuple[str, Shape]]:
+    """Kind and shape of the table's rows."""
+    shapes = [("sequence", shape) for shape in (QUICK_SHAPES if quick else SHAPES)]
+    shapes += [("step", (1, 1, H)) for H in (QUICK_STREAM_SIZES if quick else STREAM_SIZES)]
+    shapes += [("lengths", QUICK_LENGTHS_SHAPE if quick else LENGTHS_SHAPE)]
+    return [(kind, (T, B, H, H)) for kind, (T, B, H) in shapes]
 
 
 @dataclass(frozen=True)
@@ -108,14 +119,14 @@ def work(case: Case, rows: int, longest: int) -> Work:
         rows: time steps of all sequences together, T*B without lengths.
         longest: time steps of the longest sequence, T without lengths.
     """
-    G, H, item = case.gates, case.hidden, ITEMSIZE[case.dtype]
+    G, H, inputs, item = case.gates, case.hidden_size, case.input_size, ITEMSIZE[case.dtype]
     train = case.mode == "train"
     U = G * H * H
-    weights = U + G * H * H + 2 * G * H  # I = H
+    weights = G * H * inputs + U + 2 * G * H
     states = 2 * case.states * case.batch * H
-    arrays = rows * H + case.steps * case.batch * H + states
+    arrays = rows * inputs + case.steps * case.batch * H + states
     return Work(
-        flops=(3 if train else 1) * 2 * rows * G * H * (H + H),
+        flops=(3 if train else 1) * 2 * rows * G * H * (inputs + H),
         recurrent_size=U * item,
         recurrent=((2 if train else 1) * longest - 1) * U * item,
         once=(2 if train else 1) * (weights + arrays) * item,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
+    from fastrnn.bench.cases import Case, Shape
     from fastrnn.bench.results import Record
 
 
@@ -19,6 +21,7 @@ def bench(
     quick: Annotated[bool, typer.Option("--quick", help="Small cases, short samples: about half a minute.")] = False,
     budget: Annotated[float | None, typer.Option(min=0, help="Seconds to sample each case.")] = None,
     cell: Annotated[list[str] | None, typer.Option(help="Cells of the registry; repeatable.")] = None,
+    shape: Annotated[list[str] | None, typer.Option(help="T,B,I,H instead of the table's; repeatable.")] = None,
     only: Annotated[str, typer.Option(help="Only cases whose name contains this.")] = "",
     oracle: Annotated[str, typer.Option(help="Whose float64 results are right: fastrnn or torch.")] = "fastrnn",
     list_cases: Annotated[bool, typer.Option("--list", help="Name the cases and stop.")] = False,
@@ -36,14 +39,15 @@ def bench(
 
     _check_before(plot, readme, [path for path in (json, plot, markdown, readme) if path is not None])
     try:
-        if list_cases:
-            _list(cell, dtype, quick, only)
-            return
         if from_ is not None:
             record = results.from_json(_text(from_, "--from"))
         else:
-            settings = {"dtype": dtype, "quick": quick, "only": only, "oracle": oracle, "command": _command()}
-            record = _measure(threads or [1], budget, cell, settings)
+            cases = _cases(cell, dtype, quick, shape, only)
+            if list_cases:
+                typer.echo("\n".join(case.name for case in cases))
+                return
+            settings = {"dtype": dtype, "quick": quick, "oracle": oracle, "command": _command()}
+            record = _measure(cases, threads or [1], budget, settings)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
     if json is not None:
@@ -90,32 +94,39 @@ def _command() -> str:
     return " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
-def _list(cell: list[str] | None, dtype: str, quick: bool, only: str) -> None:
+def _cases(cell: list[str] | None, dtype: str, quick: bool, shape: list[str] | None, only: str) -> list[Case]:
+    """Choose the cases; ValueError where there is none."""
     from fastrnn.bench.cases import MAIN_CELLS, table
 
-    for case in table(cell or MAIN_CELLS, dtype, quick):
-        if only in case.name:
-            typer.echo(case.name)
+    cases = table(cell or MAIN_CELLS, dtype, quick, [_shape(text) for text in shape or ()])
+    if chosen := [case for case in cases if only in case.name]:
+        return chosen
+    raise ValueError(f"--only: expected part of a case's name (see --list), got {only!r}")
 
 
-def _measure(threads: list[int], budget: float | None, cell: list[str] | None, settings: dict[str, Any]) -> Record:
+def _shape(text: str) -> Shape:
+    parts = text.split(",")
+    if len(parts) != 4 or not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
+        raise ValueError(f"--shape: expected four positive integers T,B,I,H, got {text!r}")
+    steps, batch, inputs, hidden = map(int, parts)
+    return steps, batch, inputs, hidden
+
+
+def _measure(cases: list[Case], threads: list[int], budget: float | None, settings: dict[str, Any]) -> Record:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     from fastrnn.bench import measure
-    from fastrnn.bench.cases import MAIN_CELLS, Case, table, weight
+    from fastrnn.bench.cases import weight
     from fastrnn.bench.timing import QUICK, Effort
 
-    cases = [c for c in table(cell or MAIN_CELLS, settings["dtype"], settings["quick"]) if settings["only"] in c.name]
-    if not cases:
-        raise ValueError(f"--only: expected part of a case's name (see --list), got {settings['only']!r}")
     if settings["oracle"] not in measure.ORACLES:
         raise ValueError(f"--oracle: expected one of {', '.join(measure.ORACLES)}, got {settings['oracle']!r}")
     if min(threads) < 1:
         raise ValueError(f"--threads: expected positive numbers, got {min(threads)}")
     effort = QUICK if settings["quick"] else Effort()
     if budget is not None:
-        effort = Effort(budget, effort.min_rounds, effort.few_rounds, effort.max_rounds)
+        effort = replace(effort, budget=budget)
     columns = TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(elapsed_when_finished=True)
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("", total=len(threads) * sum(weight(c, effort.budget) for c in cases))
@@ -126,7 +137,7 @@ def _measure(threads: list[int], budget: float | None, cell: list[str] | None, s
             bar.update(task, description=f"{case.name}, {number} thread(s)", completed=done)
             done += weight(case, effort.budget)
 
-        return measure.run(cases, threads, effort, settings, progress)
+        return measure.run(cases, threads, effort, settings, progress, measure.FIELD)
 
 
 def _show(record: Record) -> None:

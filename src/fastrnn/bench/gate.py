@@ -51,11 +51,12 @@ def judge(expected: Mapping[str, Array], got: Mapping[str, Array], dtype: str) -
 
 
 def _error(want: Array, got: Array) -> float:
-    """max|got - want| relative to max|want|; infinite where got is not finite."""
-    if not np.isfinite(got).all():
+    """max|got - want| relative to max|want|; infinite where got is not finite, or not zero where all of want is."""
+    difference = float(np.abs(got - want).max(initial=0.0))
+    scale = float(np.abs(want).max(initial=0.0))
+    if not np.isfinite(difference) or (scale == 0 and difference > 0):
         return float("inf")
-    scale = np.abs(want).max(initial=0.0) or 1.0
-    return float(np.abs(got - want).max(initial=0.0) / scale)
+    return difference / scale if scale else 0.0
 
 
 def expected(oracle: Contestant, case: Case, problem: Problem) -> dict[str, Array]:

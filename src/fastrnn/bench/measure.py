@@ -35,14 +35,19 @@ def admit(
         run = contestant.prepare(case, problem, threads)
         verdict = gate.judge(expected, run.outputs(), case.dtype)
     except Exception as error:
-        return replace(entry, status="failed", note=f"{type(error).__name__}: {error}"), None
+        return replace(entry, status="failed", note=_first_line(error)), None
     checked = replace(entry, array=verdict.array, error=verdict.error if np.isfinite(verdict.error) else None)
     if verdict.wrong:
         return replace(checked, status="wrong", note=verdict.wrong), None
     return checked, run
 
 
-def measure(case: Case, threads: int, effort: Effort, oracle: Contestant, field: Sequence[Contestant] = FIELD) -> Row:
+def _first_line(error: Exception) -> str:
+    """Class and first line of an error; a compiler's whole story has no place in a table."""
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+
+
+def measure(case: Case, threads: int, effort: Effort, oracle: Contestant, field: Sequence[Contestant]) -> Row:
     """Check and time one case; the threads are already in force for the process."""
     from fastrnn.bench import peaks
 
@@ -76,7 +81,7 @@ def run(
     effort: Effort,
     settings: dict[str, Any],
     progress: Callable[[Case, int], None],
-    field: Sequence[Contestant] = FIELD,
+    field: Sequence[Contestant],
 ) -> Record:
     """Measure all cases at every number of threads.
 

@@ -24,7 +24,7 @@ LAYERS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {  # registry key
 def prepare(case: Case, problem: Problem, threads: int) -> Run:
     """Set up a layer of fastrnn; `threads` is already in force for the process."""
     make, options = LAYERS[case.cell]
-    layer = make(problem.x.shape[2], problem.states[0].shape[2], dtype=problem.shape.dtype, **options)
+    layer = make(problem.x.shape[2], problem.states[0].shape[2], dtype=problem.dtype, **options)
     layer.update(problem.params)
     if case.kind == "step":
         step, inputs = layer.stream(batch=problem.x.shape[1]).__enter__().step, cycle(problem.x)

@@ -8,52 +8,61 @@ from typing import Any
 from fastrnn.bench import report
 from fastrnn.bench.results import Record, Row
 
-STYLES = {"fastrnn": ("#d62728", "o"), "torch": ("#1f77b4", "s"), "onnxruntime": ("#2ca02c", "D")}
-OTHER = ("#9a9a9a", "^")
+STYLES = {"fastrnn": ("#c8102e", "o"), "torch": ("#1f77b4", "s"), "onnxruntime": ("#2ca02c", "D")}
+OTHER = ("#a6a6a6", "^")
 
 
 def draw(record: Record, path: Path) -> None:
-    """Write the plot as an image, its format by the file's ending: a panel a mode and number of threads."""
+    """Write the plot, its format by the file's ending: a row of panels a number of threads, a column a mode."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    panels = [
-        (mode, threads, rows)
-        for threads in dict.fromkeys(row.threads for row in record.rows)
-        for mode in ("infer", "train")
-        if (rows := [r for r in record.rows if r.threads == threads and r.case.mode == mode])
-    ]
-    tallest = max((len(rows) for _, _, rows in panels), default=1)
-    figure = Figure(figsize=(7.5 * len(panels) + 0.5, 0.27 * tallest + 2.2), layout="constrained")
+    threads = list(dict.fromkeys(row.threads for row in record.rows))
+    modes = [m for m in ("infer", "train") if any(row.case.mode == m for row in record.rows)]
+    panels = {(n, m): [r for r in record.rows if (r.threads, r.case.mode) == (n, m)] for n in threads for m in modes}
+    tallest = max(map(len, panels.values()))
+    height = len(threads) * (0.25 * tallest + 1.1) + 0.9
+    figure = Figure(figsize=(6.4 * len(modes) + 0.4, height), layout="constrained")
     FigureCanvasAgg(figure)
-    for axes, (mode, threads, rows) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+    grid = figure.subplots(len(threads), len(modes), squeeze=False, sharex="col")
+    for axes, ((number, mode), rows) in zip(grid.flat, panels.items(), strict=True):
         _panel(axes, rows, report.columns(record))
-        axes.set_title(f"{mode}, {threads} thread{'s' * (threads > 1)}", fontsize=11)
-    handles = {label: h for a in figure.axes for h, label in zip(*a.get_legend_handles_labels(), strict=True)}
+        axes.set_title(f"{mode}, {number} thread{'s' * (number > 1)}", fontsize=11)
+    for axes in grid[-1]:
+        axes.set_xlabel("milliseconds, median")
+    handles = {label: h for a in grid.flat for h, label in zip(*a.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles), frameon=False)
-    figure.suptitle(f"{record.machine['processor']}, {record.settings['dtype']}, {record.date[:10]}", fontsize=11)
+    title = f"{record.machine['processor']}, {record.settings['dtype']}, {record.date[:10]}"
+    figure.suptitle(f"{title}. Rows: cell and T, B, I=H. Right: times faster than the best peer.", fontsize=10)
     figure.savefig(path, dpi=130)
 
 
 def _panel(axes: Any, rows: list[Row], names: list[str]) -> None:
     """Times on a logarithmic axis, a line a row; at the right how many times faster than the best peer."""
-    heights = range(len(rows))
     for name in names:
         color, marker = STYLES.get(name, OTHER)
         entries = [(y, e) for y, row in enumerate(rows) if (e := row.entry(name)) is not None and e.median is not None]
         times = [1e3 * (e.median or 0) for _, e in entries]
-        size = 34 if name == "fastrnn" else 20
-        order = 3 if name == "fastrnn" else 2
+        size, order = (36, 3) if name == "fastrnn" else (20, 2)
         axes.scatter(times, [y for y, _ in entries], s=size, c=color, marker=marker, label=name, zorder=order)
-    axes.scatter([1e3 * r.floor for r in rows], heights, s=90, c="black", marker="|", label="floor", zorder=1)
+    floors = [1e3 * row.floor for row in rows]
+    axes.scatter(floors, range(len(rows)), s=90, c="black", marker="|", label="floor", zorder=1)
     axes.set_xscale("log")
-    axes.set_xlabel("milliseconds (median)")
-    axes.set_yticks(heights, [f"{report.label(r.case)}  {report.size(r.case)}" for r in rows], fontsize=8)
+    labels = [f"{report.label(r.case).replace(f' {r.case.mode}', '')}   {report.size(r.case)}" for r in rows]
+    axes.set_yticks(range(len(rows)), labels, fontsize=8)
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.grid(axis="x", color="#dddddd", linewidth=0.6)
+    axes.grid(axis="y", color="#eeeeee", linewidth=0.6)
     axes.set_axisbelow(True)
     for y, row in enumerate(rows):
-        faster = row.ratio is not None and row.ratio >= 1
-        text = "WRONG" if (e := row.entry("fastrnn")) and e.status == "wrong" else report.ratio(row.ratio) + "x"
-        color = "#d62728" if faster else "#444444"
-        axes.annotate(text, (1.01, y), xycoords=("axes fraction", "data"), fontsize=8, va="center", color=color)
+        text, faster = _verdict(row)
+        style = {"fontweight": "bold", "color": "black"} if faster else {"color": "#777777"}
+        axes.annotate(text, (1.01, y), xycoords=("axes fraction", "data"), fontsize=8, va="center", **style)
+
+
+def _verdict(row: Row) -> tuple[str, bool]:
+    """What stands at the right of a row, and whether fastrnn is the fastest there."""
+    ours = row.entry("fastrnn")
+    if ours is not None and ours.median is None:
+        return ours.status.upper(), False
+    return ("", False) if row.ratio is None else (f"{row.ratio:.2f}x", row.ratio >= 1)

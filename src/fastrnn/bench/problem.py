@@ -4,26 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import NamedTuple
 
 import numpy as np
 
 from fastrnn.arrays import Array
 from fastrnn.bench.cases import Case, Work, work
-from fastrnn.cells import CELLS
 
 STREAM_CHECKED_STEPS = 8
-
-
-class Shape(NamedTuple):
-    """What determines the numbers of a problem."""
-
-    cell: str
-    kind: str
-    steps: int
-    batch: int
-    hidden: int
-    dtype: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +22,7 @@ class Problem:
     A streaming problem starts from zero states and has the first few steps, which are checked.
     """
 
-    shape: Shape
+    dtype: str
     x: Array
     states: tuple[Array, ...]
     params: dict[str, Array]
@@ -58,7 +45,7 @@ class Problem:
         wide = np.float64
         return replace(
             self,
-            shape=self.shape._replace(dtype="float64"),
+            dtype="float64",
             x=self.x.astype(wide),
             states=tuple(s.astype(wide) for s in self.states),
             params={name: p.astype(wide) for name, p in self.params.items()},
@@ -69,33 +56,31 @@ class Problem:
 
 def problem_of(case: Case) -> Problem:
     """Return the problem of a case; the modes of one shape share one object, so that its results are computed once."""
-    steps = STREAM_CHECKED_STEPS if case.kind == "step" else case.steps
-    return _draw(Shape(case.cell, case.kind, steps, case.batch, case.hidden, case.dtype))
+    return _draw(replace(case, mode="", steps=STREAM_CHECKED_STEPS if case.kind == "step" else case.steps))
 
 
 @lru_cache(maxsize=1)
-def _draw(shape: Shape) -> Problem:
-    cell, T, B, H = CELLS[shape.cell], shape.steps, shape.batch, shape.hidden
-    rng = np.random.default_rng([T, B, H])
-    gates, bound, states = len(cell.gates), 1 / np.sqrt(H), 2 if cell.cell_state else 1
+def _draw(case: Case) -> Problem:
+    T, B, H, inputs, states = case.steps, case.batch, case.hidden_size, case.input_size, case.states
+    rng, rows, bound = np.random.default_rng([T, B, inputs, H]), case.gates * H, 1 / np.sqrt(H)
 
     def uniform(*size: int) -> Array:
-        return rng.uniform(-bound, bound, size).astype(shape.dtype)
+        return rng.uniform(-bound, bound, size).astype(case.dtype)
 
     def normal(*size: int) -> Array:
-        return rng.standard_normal(size).astype(shape.dtype)
+        return rng.standard_normal(size).astype(case.dtype)
 
     return Problem(
-        shape,
-        x=normal(T, B, H),
-        states=tuple(normal(1, B, H) * (shape.kind != "step") for _ in range(states)),
+        case.dtype,
+        x=normal(T, B, inputs),
+        states=tuple(normal(1, B, H) * (case.kind != "step") for _ in range(states)),
         params={
-            "weight_ih_l0": uniform(gates * H, H),
-            "weight_hh_l0": uniform(gates * H, H),
-            "bias_ih_l0": uniform(gates * H),
-            "bias_hh_l0": uniform(gates * H),
+            "weight_ih_l0": uniform(rows, inputs),
+            "weight_hh_l0": uniform(rows, H),
+            "bias_ih_l0": uniform(rows),
+            "bias_hh_l0": uniform(rows),
         },
         d_y=normal(T, B, H),
         d_states=tuple(normal(1, B, H) for _ in range(states)),
-        lengths=rng.integers(1, T + 1, B) if shape.kind == "lengths" else None,
+        lengths=rng.integers(1, T + 1, B) if case.kind == "lengths" else None,
     )

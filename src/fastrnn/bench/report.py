@@ -30,8 +30,9 @@ def milliseconds(seconds: float) -> str:
 
 
 def size(case: Case) -> str:
-    """T, B and H of a case, as the tables have them."""
-    return f"{case.steps}, {case.batch}, {case.hidden}"
+    """T, B and I = H of a case, as the tables have them; T, B, I, H where they differ."""
+    inputs = "" if case.input_size == case.hidden_size else f"{case.input_size}, "
+    return f"{case.steps}, {case.batch}, {inputs}{case.hidden_size}"
 
 
 def label(case: Case) -> str:
@@ -47,7 +48,7 @@ def columns(record: Record, padded: bool = False) -> list[str]:
 def full(record: Record, threads: int) -> Table:
     """Return every row at one number of threads."""
     names = columns(record)
-    headings = ["case", "T, B, H", *(f"{n} ms" for n in names), "vs best", "GFLOP/s", "GB/s", "floor ms", "of floor"]
+    headings = ["case", "T, B, I=H", *(f"{n} ms" for n in names), "vs best", "GFLOP/s", "GB/s", "floor ms", "of floor"]
     return headings, [_line(row, names) for row in record.rows if row.threads == threads]
 
 
@@ -97,10 +98,12 @@ def short(record: Record, threads: int) -> Table:
     """Return fastrnn's times and ratios, a line a size, a column a cell and mode."""
     rows = [row for row in record.rows if row.threads == threads]
     heads = list(dict.fromkeys((row.case.cell, row.case.mode) for row in rows))
-    sizes = sorted({(_KINDS.index(r.case.kind), r.case.steps * r.case.batch * r.case.hidden, _sized(r)) for r in rows})
+    sizes = sorted(
+        {(_KINDS.index(r.case.kind), r.case.steps * r.case.batch * r.case.hidden_size, _sized(r)) for r in rows}
+    )
     found = {(_sized(row), row.case.cell, row.case.mode): row for row in rows}
     lines = [[name, *(_short(found.get((name, *head))) for head in heads)] for _, _, name in sizes]
-    return ["T, B, H", *(f"{c} {m}" for c, m in heads)], lines
+    return ["T, B, I=H", *(f"{c} {m}" for c, m in heads)], lines
 
 
 _KINDS = ("sequence", "step", "lengths")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import cycle
 from typing import Any
 
+from fastrnn.arrays import Array
 from fastrnn.bench.cases import Case
 from fastrnn.bench.contestant import Contestant, Run, first_outputs, named
 from fastrnn.bench.problem import Problem
@@ -63,7 +65,7 @@ def _infer(module: Any, x: Any, states: list[Any], lengths: Any) -> Run:
         with torch.inference_mode():
             return _forward(module, x, states, lengths)
 
-    return Run(call, lambda: named(*call()))
+    return Run(call, lambda: _named(*call()))
 
 
 def _train(module: Any, x: Any, states: list[Any], lengths: Any, problem: Problem) -> Run:
@@ -83,9 +85,16 @@ def _train(module: Any, x: Any, states: list[Any], lengths: Any, problem: Proble
 
     def outputs() -> dict[str, Any]:
         y, final, gradients = call()
-        return named(y.detach(), [s.detach() for s in final], gradients, params)
+        return _named(y, final, gradients, params)
 
     return Run(call, outputs)
+
+
+def _named(
+    y: Any, states: tuple[Any, ...], gradients: tuple[Any, ...] = (), params: Iterable[str] = ()
+) -> dict[str, Array]:
+    """Name the results, see `contestant.named`."""
+    return named(y.detach().numpy(), [s.detach().numpy() for s in states], [g.numpy() for g in gradients], params)
 
 
 def _stream(module: Any, x: Any, states: list[Any]) -> Run:
@@ -100,7 +109,7 @@ def _stream(module: Any, x: Any, states: list[Any]) -> Run:
             y, state = _forward(module, next(inputs), list(state), None)
         return y[0]
 
-    return Run(call, lambda: first_outputs(call, x.shape[0]))
+    return Run(call, lambda: first_outputs(lambda: call().numpy(), x.shape[0]))
 
 
 TORCH = Contestant("torch", "peer", ("torch",), prepare, refuses)
