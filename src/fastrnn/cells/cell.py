@@ -59,7 +59,7 @@ class Cell:
 
     name: key in the registry. gates: in cuDNN/torch order. cell_state: whether the cell carries c besides h.
     separate: the gates whose ax and ah do not enter as the sum ax + ah (GRU's candidate: n = tanh(ax + r * ah)).
-    numba: (module, prefix) of the Numba rendering, functions `<prefix>_forward` and so on (see fastrnn.cpu.cells).
+    numba: (module, name) of the Numba rendering, see fastrnn.cpu.cells.
     """
 
     name: str

@@ -72,9 +72,9 @@ def reset_state_backward(xp: ModuleType, saved: Array, h_prev: Array, ds: Array)
 
 
 GRU = Cell(
-    "gru", ("r", "z", "n"), after_forward, after_backward, numba=("fastrnn.cpu.cells.gru", "after"), separate=("n",)
+    "gru", ("r", "z", "n"), after_forward, after_backward, numba=("fastrnn.cpu.cells.gru", "AFTER"), separate=("n",)
 )
 GRU_RESET_BEFORE = Cell(
     "gru_reset_before", ("r", "z", "n"), before_forward, before_backward,
-    numba=("fastrnn.cpu.cells.gru", "before"), gated=GatedProduct(reset_state, reset_state_backward),
+    numba=("fastrnn.cpu.cells.gru", "BEFORE"), gated=GatedProduct(reset_state, reset_state_backward),
 )  # fmt: skip

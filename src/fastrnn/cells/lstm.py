@@ -36,4 +36,4 @@ def backward(
     return StepGradient(da, da, None, dc * f)
 
 
-LSTM = Cell("lstm", ("i", "f", "g", "o"), forward, backward, numba=("fastrnn.cpu.cells.lstm", "lstm"), cell_state=True)
+LSTM = Cell("lstm", ("i", "f", "g", "o"), forward, backward, numba=("fastrnn.cpu.cells.lstm", "LSTM"), cell_state=True)

@@ -28,7 +28,7 @@ def _cell(
         return StepGradient(da, da, None, None)
 
     prefix = name.removeprefix("rnn_")
-    return Cell(f"rnn_{prefix}", ("h",), forward, backward, numba=("fastrnn.cpu.cells.rnn", prefix))
+    return Cell(f"rnn_{prefix}", ("h",), forward, backward, numba=("fastrnn.cpu.cells.rnn", prefix.upper()))
 
 
 RNN_TANH = _cell("rnn_tanh", lambda xp, a: xp.tanh(a), lambda xp, h: 1 - h * h)

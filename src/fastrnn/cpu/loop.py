@@ -277,13 +277,12 @@ def layer_backward(
             for column in range(0, Hp, lanes):
                 kept = load_tuple(gates, (t * B + b) * SAVED * Hp + column, Hp, SAVED)
                 h_prev = load(hs, (before * B + b) * Pp + column) if READS_H else nothing
-                h = load(hs, (after * B + b) * Pp + column) if READS_H else nothing
                 c_prev = load(cs, (before * B + b) * Hp + column) if CELL_STATE and not dead else nothing
                 c = load(cs, (after * B + b) * Hp + column) if CELL_STATE else nothing
                 dc_row = load(dc, b * Hp + column) if CELL_STATE else nothing
                 dh_row = load(dm, i * Hp + column) if projected else load(dh, b * Pp + column)
                 da, direct, dc_row = cell_backward(
-                    kept, h_prev, c_prev, h, c, dh_row, dc_row, load_tuple(unit, column, Hp, UNITS)
+                    kept, h_prev, c_prev, c, dh_row, dc_row, load_tuple(unit, column, Hp, UNITS)
                 )
                 store_tuple(planes, (t * B + b) * PLANES * Hp + column, Hp, da)
                 if CELL_STATE:

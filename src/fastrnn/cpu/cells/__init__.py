@@ -3,10 +3,10 @@
 A rendering's functions take and return vectors (fastrnn.cpu.vector.Vec) and tuples of them:
 
     forward(ax, ah, h_prev, c_prev, unit) -> h, c, saved
-    backward(saved, h_prev, c_prev, h, c, dh, dc, unit) -> planes, dh_prev, dc_prev
+    backward(saved, h_prev, c_prev, c, dh, dc, unit) -> planes, dh_prev, dc_prev
 
 ax holds all biases that may be added to it; unit holds the recurrent biases of the cell's `separate` gates. A cell
-without c hands c_prev and dc through. `planes` are the gradients of the pre-activations, see Rendering.
+without c hands c_prev and dc through; one that needs its own output again saves it, since a reset zeroes the state. `planes` are the gradients of the pre-activations, see Rendering.
 """
 
 from __future__ import annotations
@@ -35,6 +35,6 @@ class Rendering:
     dah_first: int = 0
     units: int = 0  # number of vectors in `unit`
     cell_state: bool = False
-    reads_h: bool = True  # whether the step itself, besides the product, reads h or h_prev
+    reads_h: bool = True  # whether the step itself, besides the product, reads h_prev
     gate: Callable[..., Any] | None = None  # (ax_0, ah_0, h_prev) -> gated state of a second product
     gate_backward: Callable[..., Any] | None = None  # (saved, h_prev, ds) -> plane 0, dh_prev

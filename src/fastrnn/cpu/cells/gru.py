@@ -33,7 +33,7 @@ def after_forward(ax: Any, ah: Any, h_prev: Any, c_prev: Any, unit: Any) -> Any:
 
 
 @njit(forceinline=True)
-def after_backward(saved: Any, h_prev: Any, c_prev: Any, h: Any, c: Any, dh: Any, dc: Any, unit: Any) -> Any:
+def after_backward(saved: Any, h_prev: Any, c_prev: Any, c: Any, dh: Any, dc: Any, unit: Any) -> Any:
     """Gradients of one step; planes: n as ah sees it, r, z, n as ax sees it."""
     r, z, n, ah_n = saved
     daz, dan, dh_prev = mix_backward(z, n, h_prev, dh)
@@ -48,7 +48,7 @@ def before_forward(ax: Any, ah: Any, h_prev: Any, c_prev: Any, unit: Any) -> Any
 
 
 @njit(forceinline=True)
-def before_backward(saved: Any, h_prev: Any, c_prev: Any, h: Any, c: Any, dh: Any, dc: Any, unit: Any) -> Any:
+def before_backward(saved: Any, h_prev: Any, c_prev: Any, c: Any, dh: Any, dc: Any, unit: Any) -> Any:
     """Gradients of one step; plane 0 (r) waits for the gradient of the gated state."""
     daz, dan, dh_prev = mix_backward(saved[1], saved[2], h_prev, dh)
     return (splat(dh, 0.0), daz, dan), dh_prev, dc

@@ -21,7 +21,7 @@ def forward(ax: Any, ah: Any, h_prev: Any, c_prev: Any, unit: Any) -> Any:
 
 
 @njit(forceinline=True)
-def backward(saved: Any, h_prev: Any, c_prev: Any, h: Any, c: Any, dh: Any, dc: Any, unit: Any) -> Any:
+def backward(saved: Any, h_prev: Any, c_prev: Any, c: Any, dh: Any, dc: Any, unit: Any) -> Any:
     """Gradients of one step; tanh(c) is cheaper to compute again than to fetch."""
     i, f, g, o = saved
     tanh_c = tanh(c)

@@ -39,13 +39,14 @@ def identity_derivative(h: Any) -> Any:
 def _rendering(phi: Callable[..., Any], derivative: Callable[..., Any]) -> Rendering:
     @njit(forceinline=True)
     def forward(ax: Any, ah: Any, h_prev: Any, c_prev: Any, unit: Any) -> Any:
-        return phi(ax[0] + ah[0]), c_prev, ()
+        h = phi(ax[0] + ah[0])
+        return h, c_prev, (h,)
 
     @njit(forceinline=True)
-    def backward(saved: Any, h_prev: Any, c_prev: Any, h: Any, c: Any, dh: Any, dc: Any, unit: Any) -> Any:
-        return (dh * derivative(h),), splat(dh, 0.0), dc
+    def backward(saved: Any, h_prev: Any, c_prev: Any, c: Any, dh: Any, dc: Any, unit: Any) -> Any:
+        return (dh * derivative(saved[0]),), splat(dh, 0.0), dc
 
-    return Rendering(forward, backward, gates=1, saved=0, planes=1, dah_gates=(0,))
+    return Rendering(forward, backward, gates=1, saved=1, planes=1, dah_gates=(0,), reads_h=False)
 
 
 TANH = _rendering(tanh, tanh_derivative)
