@@ -12,9 +12,10 @@ def main() -> None:
     try:
         from fastrnn.commands import app
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in LIBRARIES:
+        library = (error.name or "").partition(".")[0]
+        if library not in LIBRARIES:
             raise
-        sys.exit(f"ImportError: the command needs {error.name}: pip install 'fastrnn[cli]'")
+        sys.exit(f"ImportError: the command needs {library}: pip install 'fastrnn[cli]'")
     app()
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class Bar:
     """Shows steps, characters per second, losses and the time left.
 
-    On a terminal that is a bar; a line is printed at every report, on a terminal or not.
+    A bar on a terminal, and a line at every report, on a terminal or not.
 
     Args:
         corpus: named in the first line.
@@ -31,7 +31,8 @@ class Bar:
         self._console, self._quiet = Console(stderr=True, highlight=False), quiet
         self._bar = Progress(
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[speed]}"),
-            TextColumn("{task.fields[losses]}"), TimeRemainingColumn(), console=self._console, disable=quiet,
+            TextColumn("{task.fields[losses]}"), TimeRemainingColumn(), console=self._console,
+            disable=quiet or not self._console.is_terminal,
         )  # fmt: skip
         self._task = self._bar.add_task("compiling", total=None, speed="", losses="")
         self._held_out = ""

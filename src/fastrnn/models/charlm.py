@@ -43,7 +43,8 @@ class CharLM:
         embedding: int = 64, seed: int | None = None,
     ) -> None:  # fmt: skip
         validation.choice("cell", cell, tuple(CELLS))
-        validation.integer("hidden", hidden, 1)
+        for name, size in (("hidden", hidden), ("layers", layers), ("embedding", embedding)):
+            validation.integer(name, size, 1)
         if dropout and layers == 1:
             raise ValueError(f"dropout: expected 0 with one layer, as it acts between layers, got {dropout}")
         seed = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed
@@ -229,7 +230,6 @@ class CharLM:
         return model
 
     def _train(self, run: Run, corpus: Corpus, watch: Watch) -> Progress:
-        validation.integer("report_every", watch.report_every, 1)
         self._snapshot = None  # until the run stands still again: a step that raises must not be resumed
         stopped = False
         while not stopped and run.step < run.settings.steps:

@@ -64,12 +64,18 @@ class Watch:
         stop: asked after each step; True ends the run early, to be resumed later.
         report_every: steps between estimates of the held-out loss, and between checkpoints.
         save_to: where checkpoints go, the last one after the last step.
+
+    Raises:
+        ValueError, TypeError: report_every is not a positive integer.
     """
 
     on_progress: Callable[[Progress], None] = lambda progress: None
     stop: Callable[[], bool] = lambda: False
     report_every: int = 100
     save_to: str | os.PathLike[str] | None = None
+
+    def __post_init__(self) -> None:
+        validation.integer("report_every", self.report_every, 1)
 
 
 class Snapshot(NamedTuple):
