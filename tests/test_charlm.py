@@ -54,11 +54,11 @@ def test_loss_and_every_gradient_are_torchs(cell, layers):
     given = tuple(map(torch.from_numpy, state)) if cell == "lstm" else torch.from_numpy(state)
     want, _ = twin.loss(ids, targets, given)
     want.backward()
-    assert float(loss) == pytest.approx(want.item(), rel=tolerance.forward("float32", 9, 17))
+    assert float(loss) == pytest.approx(want.item(), rel=tolerance.rounding("float32", 9, 17))
     grads, wanted = backward(), dict(twin.named_parameters())
     assert set(grads) == set(wanted)
     for name, tensor in wanted.items():
-        assert tolerance.error(grads[name], tensor.grad.numpy()) < tolerance.gradient("float32", 9, 17), name
+        assert tolerance.error(grads[name], tensor.grad.numpy()) < tolerance.rounding("float32", 9, 17), name
 
 
 def test_training_takes_torchs_steps():
@@ -88,7 +88,7 @@ def test_training_takes_torchs_steps():
     model.fit(TOY, settings, Watch(seen.append))
     assert [p.step for p in seen] == list(range(1, 13))
     assert [p.characters for p in seen] == [24 * step for step in range(1, 13)]
-    np.testing.assert_allclose([p.train_bits for p in seen], wanted, rtol=tolerance.forward("float32", 96, 12))
+    np.testing.assert_allclose([p.train_bits for p in seen], wanted, rtol=tolerance.rounding("float32", 96, 12))
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
@@ -104,7 +104,7 @@ def test_bits_per_character_are_torchs(cell, length):
     targets = ids[1 : readers * part + 1].reshape(readers, part).T
     with torch.no_grad():
         want = TorchTwin(model).loss(inputs, targets)[0].item() / math.log(2)
-    assert model.bits_per_character(text[:length]) == pytest.approx(want, rel=tolerance.forward("float32", part, 9))
+    assert model.bits_per_character(text[:length]) == pytest.approx(want, rel=tolerance.rounding("float32", part, 9))
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])

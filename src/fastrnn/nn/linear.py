@@ -7,8 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from fastrnn import backends
 from fastrnn.arrays import Array
+from fastrnn.nn import products
 from fastrnn.nn.layer import Gradients, Layer, check, float_dtype, uniform
+from fastrnn.nn.products import Plain
 from fastrnn.validation import integer
 
 
@@ -16,8 +19,8 @@ class Linear(Layer):
     """Affine map of the last axis: `y = x weight^T + bias`.
 
     Parameters `weight` [out_features, in_features] and `bias` [out_features] start from torch's default,
-    U(-1/sqrt(in_features), 1/sqrt(in_features)). The products run in the array module's BLAS, whose last bits
-    may depend on its number of threads.
+    U(-1/sqrt(in_features), 1/sqrt(in_features)). On the backend "cpu" no bit depends on the number of threads; on
+    "reference", and for CuPy arrays, the products are those of the array's module.
 
     Args:
         in_features: last axis of x.
@@ -40,6 +43,7 @@ class Linear(Layer):
         if bias:
             params["bias"] = uniform(rng, (self.out_features,), bound, kind)
         super().__init__(params)
+        self._packed: dict[str, Plain] = {}  # by backend
 
     def __call__(self, x: Array) -> Array:
         """Return y [..., out_features]."""
@@ -59,8 +63,8 @@ class Linear(Layer):
         """
         weight, bias = self._params["weight"], self._params.get("bias")
         check("x", x, (self.in_features,), like=weight, lead="..., ")
-        rows = x.reshape(-1, self.in_features)
-        y = rows @ weight.T
+        rows, product = x.reshape(-1, self.in_features), self._products(weight)
+        y = product.forward(rows)
         if bias is not None:
             y += bias
         shape = (*x.shape[:-1], self.out_features)
@@ -68,9 +72,16 @@ class Linear(Layer):
         def backward(d_output: Array) -> Gradients:
             check("d_output", d_output, shape, like=weight)
             d = d_output.reshape(-1, self.out_features)
-            params = {"weight": d.T @ rows}
+            params = {"weight": product.dW(d, rows)}
             if bias is not None:
                 params["bias"] = d.sum(axis=0)
-            return Gradients((d @ weight).reshape(x.shape), params)
+            return Gradients(product.dx(d).reshape(x.shape), params)
 
         return y.reshape(shape), backward
+
+    def _products(self, weight: Array) -> Plain:
+        """The products with this weight, packed once for each backend until it changes."""
+        backend = backends.current()
+        if backend not in self._packed or self._packed[backend].weight is not weight:
+            self._packed[backend] = products.of(weight)
+        return self._packed[backend]
