@@ -6,60 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import CALL, LOSSES, Case, Problem, by_name, draw, evaluate, make_layer, upstream
+from cases import CALL, Case, Problem, by_name, draw, evaluate, make_layer, option_cases, upstream
 from tolerance import FINITE_DIFFERENCE
 
 import fastrnn
-from fastrnn.cells import CELLS
 
 STEP = 1e-3  # length of a step along a direction of unit length, see tolerance.FINITE_DIFFERENCE
-OPTIONS: dict[str, dict[str, Any]] = {
-    "plain": {},
-    "no-bias": {"bias": False},
-    "stacked": {"num_layers": 3},
-    "bidirectional": {"bidirectional": True},
-    "stacked-bidirectional": {"num_layers": 2, "bidirectional": True},
-    "batch-first": {"batch_first": True, "num_layers": 2},
-    "unbatched": {"unbatched": True, "B": 1, "bidirectional": True, "reset": "random"},
-    "lengths": {"lengths": "random"},
-    "lengths-zero": {"lengths": "zero"},
-    "lengths-stacked-bidirectional": {"lengths": "random", "num_layers": 2, "bidirectional": True, "B": 5},
-    "reset": {"reset": "random"},
-    "reset-first": {"reset": "first", "bidirectional": True},
-    "reset-all": {"reset": "all", "num_layers": 2},
-    "reset-bidirectional": {"reset": "random", "num_layers": 2, "bidirectional": True},
-    "reset-lengths-bidirectional": {"reset": "random", "lengths": "random", "bidirectional": True, "B": 5},
-    "dropout": {"dropout": 0.4, "num_layers": 3},
-    "state-none": {"state": "none"},
-    "everything": {
-        "num_layers": 2, "bidirectional": True, "batch_first": True, "dropout": 0.3, "lengths": "random",
-        "reset": "random", "strided": True, "B": 4,
-    },
-    **{f"loss-{name}": {"losses": (name,), "num_layers": 2, "bidirectional": True} for name in LOSSES},
-    "T1": {"T": 1},
-    "B1": {"B": 1},
-    "H1": {"H": 1},
-    "ones": {"T": 1, "B": 1, "I": 1, "H": 1},
-    "I1-H33": {"I": 1, "H": 33, "T": 2, "B": 2},
-    "I33-H2": {"I": 33, "H": 2, "T": 3, "B": 2},
-    "seed1": {"seed": 1, "T": 9},
-    "seed2": {"seed": 2, "bidirectional": True},
-}  # fmt: skip
-PROJECTIONS = {
-    "projection": {"proj_size": 3},
-    "projection-stacked-bidirectional": {"proj_size": 2, "num_layers": 2, "bidirectional": True},
-    "projection-everything": {**OPTIONS["everything"], "proj_size": 3},
-    "projection-no-bias": {"proj_size": 1, "bias": False},
-    "state-h": {"state": "h"},
-}
-
-
-CASES = [
-    pytest.param(Case(cell, **option), id=f"{cell}-{name}")
-    for cell in CELLS
-    for name, option in {**OPTIONS, **(PROJECTIONS if CELLS[cell].cell_state else {})}.items()
-    if CELLS[cell].cell_state or option.get("losses") != ("cells",)
-]
+CASES = [pytest.param(case, id=f"{case.cell}-{name}") for name, case in option_cases("reference", "float64")]
 
 
 def away_from_kinks(layer: Any, case: Case, problem: Problem) -> Problem:

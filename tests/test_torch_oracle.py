@@ -5,7 +5,7 @@ What torch has not (identity RNN, GRU with reset before the product) is written 
 with autograd for the gradients.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from cases import BACKENDS, DTYPES, Case, Problem, assert_results, by_name, draw, evaluate, make_layer
-from tolerance import assert_close, forward
+from tolerance import assert_close, rounding
 
 import fastrnn
 
@@ -54,6 +54,15 @@ CASES = [
     for option in [*OPTIONS.values(), *(PROJECTIONS.values() if cell == "lstm" else ())]
     for case in [replace(Case(cell, backend, dtype, losses=("y", "state")), **option)]
 ]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_torch_thread() -> Iterator[None]:
+    """These cases are small: waking torch's threads for each of their steps takes longer than the steps."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def torch_twin(case: Case, layer: Any) -> Any:
@@ -183,7 +192,7 @@ def test_torchs_state_dict_loads_and_gives_torchs_numbers(case: Case, backend: s
     with fastrnn.use_backend(backend):
         y_ours, final_ours = layer(problem.x, problem.state)
     for name, value in ({"y": y_ours} | by_name(case, final_ours)).items():
-        assert_close(name, value, want[name], forward("float32", case.T * case.num_layers, case.width))
+        assert_close(name, value, want[name], rounding("float32", case.T * case.num_layers, case.width))
     twin.weight_ih_l0.data.zero_()
     assert layer.params["weight_ih_l0"].any(), "the layer must own its numbers"
 

@@ -1,0 +1,110 @@
+"""The compiled CPU backend against the reference: every output and every gradient by name, with the reference removed.
+
+The expected numbers are made first, in float64; then the reference and the cells' NumPy equations are replaced by
+functions that raise, every allocation is filled with NaN, and the compiled backend runs.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from cases import (
+    CELLS,
+    DTYPES,
+    Case,
+    assert_results,
+    draw,
+    evaluate,
+    expected,
+    make_layer,
+    nan_scratch,
+    option_cases,
+    use_threads,
+    without_reference,
+)
+from tolerance import assert_same_bits
+
+import fastrnn
+from fastrnn import cpu
+
+STEPS, INPUTS = (1, 2, 7), (1, 5, 33)
+SIZES = [
+    (STEPS[(h + b) % 3], B, INPUTS[(h + b // 2) % 3], H)
+    for h, H in enumerate((1, 7, 16, 33, 64))
+    for b, B in enumerate((1, 2, 3, 5, 7, 33))
+] + [(2, 1, 5, 257), (7, 3, 33, 257)]
+SIZE_CASES = [
+    Case(cell, "cpu", dtype, *size, seed=number)
+    for dtype in DTYPES
+    for cell in CELLS
+    for number, size in enumerate(SIZES)
+]
+# 16 more units than in the finite differences: whole SIMD blocks and a part of one.
+OPTION_CASES = [replace(case, H=case.H + 16) for dtype in DTYPES for _, case in option_cases("cpu", dtype)]
+
+
+@pytest.mark.parametrize("case", SIZE_CASES + OPTION_CASES, ids=str)
+def test_agrees_with_the_reference(case: Case) -> None:
+    problem = draw(case)
+    want, layer = expected(case, problem), make_layer(case)
+    with without_reference(), nan_scratch():
+        got = evaluate(layer, case, problem)
+    assert_results(case, problem, got, want)
+
+
+def test_the_removed_reference_is_really_removed() -> None:
+    for cell in CELLS:
+        case = Case(cell, "reference")
+        problem = draw(case)
+        with without_reference(), pytest.raises(AssertionError, match="called the reference"):
+            evaluate(make_layer(case), case, problem)
+        evaluate(make_layer(case), case, problem)
+
+
+def test_nan_scratch_reaches_the_backend() -> None:
+    with nan_scratch():
+        for array in (cpu.empty(3, "float32"), cpu.np.empty((2, 2)), cpu.np.empty_like(np.ones(3))):
+            assert np.isnan(array).all()
+
+
+def same_bits(got: dict[str, np.ndarray], want: dict[str, np.ndarray]) -> None:
+    assert list(got) == list(want)
+    for name, value in want.items():
+        assert_same_bits(name, got[name], value)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        replace(case, H=case.H + 28, B=max(case.B, 7) if case.B > 1 else 1, T=case.T + 2)
+        for dtype in DTYPES
+        for name, case in option_cases("cpu", dtype)
+        if name in ("plain", "everything", "projection-everything", "unbatched", "B1", "dropout")
+    ],
+    ids=str,
+)
+def test_same_bits_with_any_number_of_threads_and_from_run_to_run(case: Case) -> None:
+    problem, layer = draw(case), make_layer(case)
+    with use_threads(1):
+        want = evaluate(layer, case, problem)
+        same_bits(evaluate(layer, case, problem), want)
+    for number in (2, 3, 8):
+        with use_threads(number):
+            same_bits(evaluate(layer, case, problem), want)
+    same_bits(evaluate(make_layer(case), case, problem), want)  # weights packed anew, threads as by default
+
+
+def test_public_number_of_threads_reaches_the_loops(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large enough that the work is split: tasks are counted, and the bits stay."""
+    case = Case("lstm", "cpu", "float32", T=9, B=33, I=64, H=64)
+    problem, layer, results, counts = draw(case), make_layer(case), [], []
+    run = cpu.pool.run
+    monkeypatch.setattr(cpu.pool, "run", lambda tasks: (counts[-1].append(len(tasks)), run(tasks)))
+    monkeypatch.setattr(fastrnn.threads, "_number", None)  # restored afterwards
+    for number in (1, 2, 3):
+        counts.append([])
+        fastrnn.set_num_threads(number)
+        results.append(evaluate(layer, case, problem))
+        assert max(counts[-1]) == number
+    same_bits(results[1], results[0])
+    same_bits(results[2], results[0])
