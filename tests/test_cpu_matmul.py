@@ -1,5 +1,8 @@
 """Products of the CPU kernels: values against float64 NumPy at odd sizes, and bits that no split may change."""
 
+import ctypes
+import mmap
+import sys
 from typing import Any
 
 import numpy as np
@@ -20,6 +23,19 @@ def block(dtype: str) -> int:
 
 def normal(seed: int, dtype: str, *shape: int) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
+
+
+def guarded(array: np.ndarray) -> np.ndarray:
+    """A flat copy that ends where readable memory ends: one element read or written beyond it kills the process."""
+    if sys.platform == "win32":
+        return array.ravel().copy()
+    size = -(-array.nbytes // mmap.PAGESIZE) * mmap.PAGESIZE
+    memory = mmap.mmap(-1, size + mmap.PAGESIZE)
+    fence = ctypes.addressof(ctypes.c_char.from_buffer(memory, size))
+    assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(fence), ctypes.c_size_t(mmap.PAGESIZE), 0) == 0
+    flat = np.frombuffer(memory, array.dtype, array.size, size - array.nbytes)
+    flat[:] = array.ravel()
+    return flat
 
 
 def assert_product(got: np.ndarray, left: np.ndarray, right: np.ndarray, start: np.ndarray | float = 0.0) -> None:
@@ -71,13 +87,14 @@ def check_product_rows(dtype: str, k: int, pairs: int, rows: int) -> None:
     memory = np.full((rows + 1, 3 * k + 2), np.nan, dtype)
     order = np.random.default_rng(rows).permutation(rows)
     memory[order + 1, 1 : 1 + 3 * k : 3] = a
+    readable = guarded(memory.ravel()[: memory.size - 3] if k else memory)
     places = np.concatenate([[-1], (order + 1) * memory.shape[1] + 1])
     w = normal(k + 1, dtype, k, pairs, U)  # interleaved: a step of k is pairs * U wide
-    start = normal(rows, dtype, rows, pairs, U + 1)
+    weights, start = guarded(w), normal(rows, dtype, rows, pairs, U + 1)
 
     def product(first: int, count: int, pair: int, some: int, into: np.ndarray, accumulate: bool) -> None:
         rows_times_panels(
-            memory.ravel(), places, 1 + first, count, 3, w.ravel(), pair * U, pairs * U, U, some, k,
+            readable, places, 1 + first, count, 3, weights, pair * U, pairs * U, U, some, k,
             into.ravel(), (first * pairs + pair) * (U + 1), pairs * (U + 1), U + 1, accumulate,
         )  # fmt: skip
 
@@ -117,13 +134,13 @@ def check_product_panels(dtype: str, gates: int, columns: int, k: int, rows: int
     memory = np.full((2 * rows, k), np.nan, dtype)
     memory[::2] = a
     a_rows = np.arange(0, 2 * rows, 2) * k
-    out = np.full((rows, gates, columns + 1), np.nan, dtype)
+    out = guarded(np.full((rows, gates, columns + 1), np.nan, dtype)).reshape(rows, gates, columns + 1)
     out_rows = np.arange(rows)[::-1] * out[0].size
-    panels = packed(w, block(dtype))
+    readable, panels = guarded(memory[:-1]), guarded(packed(w, block(dtype)))
 
     def product(some: slice, into: np.ndarray, accumulate: bool) -> None:
         matmul.product_panels(
-            memory.ravel(), np.ascontiguousarray(a_rows[some]), panels, k, gates, columns,
+            readable, np.ascontiguousarray(a_rows[some]), panels, k, gates, columns,
             into.ravel(), np.ascontiguousarray(out_rows[some]), columns + 1, accumulate,
         )  # fmt: skip
 
@@ -144,10 +161,10 @@ def check_product_panels(dtype: str, gates: int, columns: int, k: int, rows: int
 def listed(seed: int, dtype: str, k: int, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Memory with k valid rows among as many of NaN, their offsets in random order, and the rows in that order."""
     rows = normal(seed, dtype, k, width)
-    memory = np.full((2 * k + 1, width), np.nan, dtype)
-    where = np.random.default_rng(seed).permutation(2 * k + 1)[:k]
+    memory = np.full((2 * k, width), np.nan, dtype)
+    where = 2 * np.random.default_rng(seed).permutation(k) + 1  # the last row of the memory among them
     memory[where] = rows
-    return memory.ravel(), where * width, rows
+    return guarded(memory), where * width, rows
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -5,6 +5,7 @@ is worth 1 rounds x / ln 2 and leaves n in the low bits of the sum, from where a
 integer that NaN would upset. Errors are in units in the last place (ulp) of the exact result;
 tests/test_cpu_activations.py asserts them.
 """
+
 from typing import Any
 
 from numba import njit
@@ -30,10 +31,10 @@ _ROUND_F32 = 12582912.0 + 127.0
 _ROUND_F64 = 6755399441055744.0 + 1023.0
 # (exp(r) - 1 - r) / r**2: minimax for the relative error of exp(r) - 1, which is 2.4e-10 and 2.6e-19.
 _EXP_F32 = (0.5000000044348196, 0.16666666373047370, 0.0416663602189823, 0.008333388662787224, 0.0013940680810249294,
-            0.00019846327503373015)
+            0.00019846327503373015)  # fmt: skip
 _EXP_F64 = (0.5, 0.16666666666666677, 0.04166666666666651, 0.008333333333321655, 0.0013888888888962173,
             0.00019841269886070674, 2.48015871731137e-05, 2.7557244256937155e-06, 2.755740201343646e-07,
-            2.5109023470560234e-08, 2.0875563164404544e-09)
+            2.5109023470560234e-08, 2.0875563164404544e-09)  # fmt: skip
 
 
 @njit(forceinline=True)

@@ -36,7 +36,7 @@ def product_panels(
         out_gatestride: distance of gates in `out`, elements.
         accumulate: add to what stands in `out` instead of overwriting it.
     """
-    U, rows = unit_block(a), a_rows.size
+    U, lanes, rows = unit_block(a), unit_block(a) // 2, a_rows.size
     chunk = max(_CHUNK_BYTES // (a.itemsize * max(k, 1)) // MAIN_ROWS, 4) * MAIN_ROWS
     tile = np.empty(min(chunk, rows) * gates * U, a.dtype)
     for first in range(0, rows, chunk):
@@ -45,21 +45,24 @@ def product_panels(
             # Through a tile, since rows of `out` may lie anywhere and its last panel may be cut: under 3% for k >= 64.
             product_rows(a, a_rows, first, here, 1, w, column * k * gates, gates * U, U, gates, k,
                          tile, 0, gates * U, U, False)  # fmt: skip
+            whole = columns - column >= U
             for row in range(here):
                 for gate in range(gates):
-                    to = out_rows[first + row] + gate * out_gatestride + column
-                    _copy(tile, (row * gates + gate) * U, out, to, min(U, columns - column), accumulate)
+                    at, to = (row * gates + gate) * U, out_rows[first + row] + gate * out_gatestride + column
+                    if not whole:
+                        _copy(tile, at, out, to, columns - column, accumulate)
+                    elif accumulate:
+                        store(out, to, load(out, to) + load(tile, at))
+                        store(out, to + lanes, load(out, to + lanes) + load(tile, at + lanes))
+                    else:
+                        store(out, to, load(tile, at))
+                        store(out, to + lanes, load(tile, at + lanes))
 
 
 @kernel
 def _copy(source: Any, start: int, out: Any, to: int, count: int, accumulate: bool) -> None:
     """out[to : to + count] (+)= source[start : start + count]."""
-    lanes = unit_block(out) // 2
-    whole = count // lanes * lanes
-    for i in range(0, whole, lanes):
-        value = load(source, start + i)
-        store(out, to + i, load(out, to + i) + value if accumulate else value)
-    for i in range(whole, count):
+    for i in range(count):
         out[to + i] = out[to + i] + source[start + i] if accumulate else source[start + i]
 
 

@@ -3,6 +3,7 @@
 LLVM's loop vectoriser is never needed: `load` a vector, write `f * c + i * g`, `store` it. No fast-math flag is ever
 set and a product is fused with a sum only by `fma`, so the same expression gives the same bits wherever it is inlined.
 """
+
 import operator
 from functools import cache
 from typing import Any
@@ -227,8 +228,10 @@ def polynomial(typingctx: Any, x: Any, single: Any, double: Any) -> Any:
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         coefficient = signature.args[chosen].dtype
-        terms = [splat_ir(builder, context.cast(builder, value, coefficient, x.dtype), x.lanes)
-                 for value in cgutils.unpack_tuple(builder, args[chosen])]
+        terms = [
+            splat_ir(builder, context.cast(builder, value, coefficient, x.dtype), x.lanes)
+            for value in cgutils.unpack_tuple(builder, args[chosen])
+        ]
         total = terms.pop()
         while terms:
             total = fma_ir(builder, x, total, args[0], terms.pop())
@@ -246,8 +249,10 @@ def fma(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
     vec = vectors.pop()
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        operands = [value if isinstance(kind, Vec) else splat_ir(builder, value, vec.lanes)
-                    for kind, value in zip(signature.args, args, strict=True)]
+        operands = [
+            value if isinstance(kind, Vec) else splat_ir(builder, value, vec.lanes)
+            for kind, value in zip(signature.args, args, strict=True)
+        ]
         return fma_ir(builder, vec, *operands)
 
     return vec(*(kind if isinstance(kind, Vec) else vec.dtype for kind in (a, b, c))), codegen
@@ -263,8 +268,10 @@ def select(typingctx: Any, mask: Any, a: Any, b: Any) -> Any:
         return None
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        operands = [value if isinstance(kind, Vec) else splat_ir(builder, value, vec.lanes)
-                    for kind, value in zip(signature.args[1:], args[1:], strict=True)]
+        operands = [
+            value if isinstance(kind, Vec) else splat_ir(builder, value, vec.lanes)
+            for kind, value in zip(signature.args[1:], args[1:], strict=True)
+        ]
         return builder.select(args[0], *operands)
 
     return vec(mask, *(kind if isinstance(kind, Vec) else vec.dtype for kind in (a, b))), codegen
@@ -348,8 +355,10 @@ def lane_sum(typingctx: Any, x: Any) -> Any:
         while width > 1:
             width //= 2
             index = ir.VectorType(ir.IntType(32), width)
-            lower, upper = (builder.shuffle_vector(value, value, ir.Constant(index, list(range(start, start + width))))
-                            for start in (0, width))
+            lower, upper = (
+                builder.shuffle_vector(value, value, ir.Constant(index, list(range(start, start + width))))
+                for start in (0, width)
+            )
             value = builder.fadd(lower, upper)
         return builder.extract_element(value, ir.Constant(ir.IntType(32), 0))
 
@@ -376,8 +385,13 @@ def _register_binary(operators: tuple[Any, ...], build: Any, is_comparison: bool
 
     def lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         vec = _common(*sig.args)
-        return build(builder, *(value if isinstance(kind, Vec) else splat_ir(builder, value, vec.lanes)
-                                for kind, value in zip(sig.args, args, strict=True)))
+        return build(
+            builder,
+            *(
+                value if isinstance(kind, Vec) else splat_ir(builder, value, vec.lanes)
+                for kind, value in zip(sig.args, args, strict=True)
+            ),
+        )
 
     for function in operators:
         infer_global(function)(type(f"_Vec_{function.__name__}", (AbstractTemplate,), {"generic": generic}))
@@ -398,8 +412,14 @@ def _compare(text: str) -> Any:
     return lambda builder, a, b: builder.fcmp_ordered(text, a, b)
 
 
-for _text, _function in (("<", operator.lt), ("<=", operator.le), (">", operator.gt), (">=", operator.ge),
-                         ("==", operator.eq), ("!=", operator.ne)):
+for _text, _function in (
+    ("<", operator.lt),
+    ("<=", operator.le),
+    (">", operator.gt),
+    (">=", operator.ge),
+    ("==", operator.eq),
+    ("!=", operator.ne),
+):
     _register_binary((_function,), _compare(_text), is_comparison=True)
 
 
