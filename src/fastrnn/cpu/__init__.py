@@ -219,7 +219,7 @@ def recur_backward(
             rows, lengths, clear, run.clear is not None, run.reverse, packed.u_back, packed.u_gated, packed.hr_back,
             packed.unit, saved.hs.reshape(-1), saved.cs.reshape(-1), saved.gates.reshape(-1), *dy, *dcells,
             dh.reshape(-1), dc.reshape(-1), planes.reshape(-1), dproj.reshape(-1), empty(rows.size * n.Hp, dtype),
-            empty(rows.size * n.Hp, dtype), np.empty(4 * rows.size, np.int64), steps, batch, n.H, n.P,
+            empty(rows.size * n.Hp, dtype), empty(rows.size * n.Pp, dtype), np.empty(4 * rows.size, np.int64), steps, batch, n.H, n.P,
         )  # fmt: skip
 
     pool.run([partial(work, *part) for part in row_slices(_lengths(run), 2.0 * n.G * n.H * n.P)])

@@ -27,6 +27,9 @@ gate, gate_backward = CELL.gate, CELL.gate_backward
 GATES, SAVED, PLANES, UNITS = CELL.gates, CELL.saved, CELL.planes, CELL.units
 DAH_FIRST, DAH_LAST = CELL.dah_first, CELL.dah_first + CELL.gates - 1
 CELL_STATE, READS_H, GATED = CELL.cell_state, CELL.reads_h, CELL.gate is not None
+K_BLOCK = 256  # a panel of this depth (16 KiB) stays in the first-level cache while the rows of a tile go by
+FEW_ROWS = 2  # so few rows leave registers free: several panels at once hide the latency of the additions
+ROWS_AT_ONCE = 96  # of an input product: their block of K_BLOCK stays in the second-level cache
 TILE_ROWS = 48  # rows of one tile [TILE_ROWS, G, U], which stays in the first-level cache
 
 
@@ -64,15 +67,54 @@ def zero(target: Any, start: int, count: int) -> None:
 
 
 @register_jitable(error_model="numpy")
+def product(
+    a: Any, a_rows: Any, first: int, count: int, K: int, w: Any, w_first: int, panels: int, w_panel: int,
+    out: Any, start: int, out_row: int, out_panel: int, accumulate: bool,
+) -> None:  # fmt: skip
+    """out [count, panels, U] (+)= rows of a [.., K] times panels [K, U] of w, as sums of blocks of K_BLOCK."""
+    U = unit_block(a)
+    together = panels if count <= FEW_ROWS else 1
+    for k in range(0, K, K_BLOCK):
+        depth, more = min(K_BLOCK, K - k), accumulate or k > 0
+        for p in range(0, panels, together):
+            product_rows(
+                a[k:], a_rows, first, count, 1, w, w_first + p * w_panel + k * U, U, w_panel, together, depth,
+                out, start + p * out_panel, out_row, out_panel, more,
+            )  # fmt: skip
+
+
+@register_jitable(error_model="numpy")
+def wide_product(
+    a: Any, a_rows: Any, count: int, K: int, w: Any, columns: int, out: Any, out_row: int, accumulate: bool
+) -> None:
+    """out [count, columns] (+)= rows of a [.., K] times w [columns/U, K, U], as sums of blocks of K_BLOCK.
+
+    Blocks of K stand outside, so that the rows' block stays in the second-level cache while all panels go by.
+    """
+    U = unit_block(a)
+    together = 4 if count <= FEW_ROWS else 1
+    for k in range(0, K, K_BLOCK):
+        depth, more, part = min(K_BLOCK, K - k), accumulate or k > 0, a[k:]
+        for column in range(0, columns, together * U):
+            product_rows(
+                part, a_rows, 0, count, 1, w, column * K + k * U, U, K * U, min(together, (columns - column) // U), depth,
+                out, column, out_row, U, more,
+            )  # fmt: skip
+
+
+@register_jitable(error_model="numpy")
 def input_product(x: Any, x_rows: Any, w: Any, bias: Any, ax: Any, count: int, I: int, Hp: int) -> None:
-    """ax [count, G, Hp] = the rows x_rows of x, times w [Hp/U, I, G, U], plus bias [G, Hp]."""
+    """ax [count, G, Hp] = the rows x_rows of x, times w [Hp/U, G, I, U], plus bias [G, Hp]."""
     U = unit_block(ax)
-    for row in range(count):
-        copy(bias, 0, ax, row * GATES * Hp, GATES * Hp)
-    for block in range(Hp // U):
-        product_rows(
-            x, x_rows, 0, count, 1, w, block * I * GATES * U, GATES * U, U, GATES, I, ax, block * U, GATES * Hp, Hp, True
-        )
+    for row in range(0, count, ROWS_AT_ONCE):
+        rows = min(ROWS_AT_ONCE, count - row)
+        for r in range(row, row + rows):
+            copy(bias, 0, ax, r * GATES * Hp, GATES * Hp)
+        for block in range(Hp // U):
+            product(
+                x, x_rows, row, rows, I, w, block * GATES * I * U, GATES, I * U,
+                ax, row * GATES * Hp + block * U, GATES * Hp, Hp, True,
+            )  # fmt: skip
 
 
 @register_jitable(error_model="numpy")
@@ -82,7 +124,7 @@ def projection(m: Any, m_rows: Any, hr: Any, tile: Any, hs: Any, h_next: Any, co
     for first in range(0, P, U):
         for row in range(0, count, TILE_ROWS):
             rows = min(TILE_ROWS, count - row)
-            product_rows(m, m_rows, row, rows, 1, hr, first * H, U, 0, 1, H, tile, 0, U, 0, False)
+            product(m, m_rows, row, rows, H, hr, first * H, 1, 0, tile, 0, U, 0, False)
             for r in range(rows):
                 copy(tile, r * U, hs, h_next[row + r] + first, min(U, P - first))
 
@@ -119,9 +161,9 @@ def layer_forward(
     x: Any, x_step: int, x_row: int,  # [T, B, I] and its strides
     clear: Any, clears: bool,  # [T, B] bool, read if clears
     reverse: bool,
-    w: Any,  # [Hp/U, I, G, U]
+    w: Any,  # [Hp/U, G, I, U]
     bias: Any,  # [G, Hp]
-    u: Any,  # [Hp/U, P, G, U]
+    u: Any,  # [Hp/U, G, P, U]
     unit: Any,  # [units, Hp]
     hr: Any,  # [Pp/U, H, U], empty without a projection
     hs: Any,  # [T+1 or 2, B, Pp] states around each step; the initial state is in place
@@ -176,9 +218,9 @@ def layer_forward(
             if GATED:
                 gated_rows(here, ax, ax_first, tile, u, hs, h_prev, s, m_rows, P, Hp)
                 for block in range(Hp // U):
-                    product_rows(
-                        s, m_rows, 0, here, 1, u, (block * P * GATES + GATES - 1) * U, GATES * U, U, 1, P,
-                        tile, (GATES - 1) * Hp + block * U, GATES * Hp, Hp, False,
+                    product(
+                        s, m_rows, 0, here, P, u, (block * GATES + GATES - 1) * P * U, 1, 0,
+                        tile, (GATES - 1) * Hp + block * U, GATES * Hp, 0, False,
                     )  # fmt: skip
                     cell_rows(
                         here, 0, block, ax, ax_first, tile, block * U, GATES * Hp, Hp, unit, hs, h_prev, hs, h_next,
@@ -188,8 +230,8 @@ def layer_forward(
                 for block in range(Hp // U):
                     for first in range(0, here, TILE_ROWS):
                         some = min(TILE_ROWS, here - first)
-                        product_rows(
-                            hs, h_prev, first, some, 1, u, block * P * GATES * U, GATES * U, U, GATES, P,
+                        product(
+                            hs, h_prev, first, some, P, u, block * GATES * P * U, GATES, P * U,
                             tile, 0, GATES * U, U, False,
                         )  # fmt: skip
                         cell_rows(
@@ -212,10 +254,9 @@ def gated_rows(
     """First half of a gated cell: ah [rows, G, Hp] of all gates but the last, and the gated state s."""
     U = unit_block(ax)
     for block in range(Hp // U):
-        product_rows(
-            hs, h_prev, 0, rows, 1, u, block * P * GATES * U, GATES * U, U, GATES - 1, P,
-            ah, block * U, GATES * Hp, Hp, False,
-        )  # fmt: skip
+        product(
+            hs, h_prev, 0, rows, P, u, block * GATES * P * U, GATES - 1, P * U, ah, block * U, GATES * Hp, Hp, False
+        )
     for row in range(rows):
         for column in range(0, Hp, U // 2):
             a = load(ax, (ax_first + row) * GATES * Hp + column)
@@ -242,8 +283,8 @@ def layer_backward(
     dc: Any,  # [B, Hp] likewise
     planes: Any,  # [T, B, planes, Hp]
     dproj: Any,  # [T, B, Pp], gradient of the projected h, with a projection only
-    dm: Any, ds: Any,  # scratch [n, Hp] each
-    offsets: Any,  # scratch [8n] int64
+    dm: Any, ds: Any, back: Any,  # scratch [n, Hp], [n, Hp], [n, Pp]
+    offsets: Any,  # scratch [4n] int64
     T: int, B: int, H: int, P: int,
 ) -> None:  # fmt: skip
     """Write planes, and turn the gradient of the final state into that of the initial state, for these rows."""
@@ -269,8 +310,7 @@ def layer_backward(
             if projected:
                 copy(dh, b * Pp, dproj, (t * B + b) * Pp, Pp)
         if projected:
-            for block in range(Hp // U):
-                product_rows(dh, dh_rows, 0, here, 1, hr, block * P * U, U, 0, 1, P, dm, block * U, Hp, 0, False)
+            wide_product(dh, dh_rows, here, P, hr, Hp, dm, Hp, False)
         for i in range(here):
             b = rows[i]
             dead = clears and clear[t * B + b]
@@ -295,24 +335,13 @@ def layer_backward(
                 zero(dh, b * Pp, Pp)
         if GATED:
             gated_backward_rows(rows, here, t, u_gated, gates, hs, before, planes, last_rows, ds, dh, B, H, Hp, Pp)
-        for block in range(Pp // U):
-            back_product(dah_rows, here, u, block, planes, dh_rows, dh, dm, Hp)
+        wide_product(planes, dah_rows, here, (GATES - 1 if GATED else GATES) * Hp, u, Pp, back, Pp, False)
+        for i in range(here):
+            add(back, i * Pp, dh, dh_rows[i], Pp)
         for i in range(here):
             if clears and clear[t * B + rows[i]]:
                 zero(dh, rows[i] * Pp, Pp)
                 zero(dc, rows[i] * Hp, Hp if CELL_STATE else 0)
-
-
-@register_jitable(error_model="numpy")
-def back_product(
-    dah_rows: Any, count: int, u: Any, block: int, planes: Any, dh_rows: Any, dh: Any, tile: Any, Hp: int
-) -> None:
-    """dh += planes U^T for one block of h; tile is scratch [n, U]."""
-    U = unit_block(dh)
-    K = (GATES - 1 if GATED else GATES) * Hp
-    product_rows(planes, dah_rows, 0, count, 1, u, block * K * U, U, 0, 1, K, tile, 0, U, 0, False)
-    for i in range(count):
-        add(tile, i * U, dh, dh_rows[i] + block * U, U)
 
 
 @register_jitable(error_model="numpy")
@@ -322,8 +351,7 @@ def gated_backward_rows(
 ) -> None:  # fmt: skip
     """ds = last plane U_n^T, then plane 0 and the direct gradient of h_prev through the gated state."""
     U = unit_block(dh)
-    for block in range(Hp // U):
-        product_rows(planes, last_rows, 0, count, 1, u_gated, block * Hp * U, U, 0, 1, Hp, ds, block * U, Hp, 0, False)
+    wide_product(planes, last_rows, count, Hp, u_gated, Hp, ds, Hp, False)
     for i in range(count):
         b = rows[i]
         for column in range(0, Hp, U // 2):

@@ -241,7 +241,7 @@ def _symbol(dtype: Any) -> str:
     return f"fastrnn_product_rows_{dtype}"
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic
 def product_rows(
     typingctx: Any, a: Any, a_offsets: Any, first: Any, n_rows: Any, a_kstride: Any,
     w: Any, w_offset: Any, w_kstride: Any, w_pairstride: Any, n_pairs: Any, k: Any,
@@ -250,6 +250,7 @@ def product_rows(
     """out[r, p, 0:U] (+)= sum_kk a[r, kk] w[p, kk, 0:U] for any rows and panels, bit-equal however they are split.
 
     Args:
+        typingctx: given by Numba, not by the caller.
         a: flat array; element kk of row r stands at a_offsets[first + r] + kk * a_kstride.
         a_offsets: int64 [>= first + n_rows], so that the rows of a call may lie anywhere.
         first: the first row's place in a_offsets.

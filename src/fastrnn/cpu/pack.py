@@ -13,15 +13,15 @@ from fastrnn.cpu.microkernel import unit_block
 
 @kernel
 def pack_forward(w: Any, panels: Any, G: int, H: int, K: int) -> None:
-    """Panels [Hp/U, K, G, U], zeroed before, of w [G, H, K]: for products a [.., K] times w transposed."""
+    """Panels [Hp/U, G, K, U], zeroed before, of w [G, H, K]: for products a [.., K] times w transposed."""
     U = unit_block(w)
     for first in range(0, H, U):
         for g in range(G):
             for j in range(min(U, H - first)):
                 source = (g * H + first + j) * K
-                target = first * K * G + g * U + j
+                target = (first * G + g * U) * K + j
                 for k in range(K):
-                    panels[target + k * G * U] = w[source + k]
+                    panels[target + k * U] = w[source + k]
 
 
 @kernel
