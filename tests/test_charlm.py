@@ -12,11 +12,9 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 import fastrnn
-from fastrnn.models import CharLM
-from fastrnn.models.corpus import Corpus, python_stdlib, text_file
+from fastrnn.models import CharLM, Corpus, Progress, Settings, Watch, python_stdlib, text_file
 from fastrnn.models.ngram import NGram
 from fastrnn.models.streams import Streams
-from fastrnn.models.training import Progress, Settings, Watch
 from fastrnn.models.vocabulary import Vocabulary
 from tests import tolerance
 
@@ -308,6 +306,30 @@ def test_bad_input_is_refused_by_name(call, error, message):
         call(model)
     for name, array in before.items():
         np.testing.assert_array_equal(model.params[name], array)
+
+
+def test_an_update_that_does_not_fit_changes_nothing():
+    model = CharLM(FOX, hidden=4, seed=0)
+    before, good = model.params, np.zeros_like(model.params["embedding.weight"])
+    for bad, error, message in (
+        ({"body.weight": good}, ValueError, "params: expected names among .* got 'body.weight'"),
+        ({"head.bias": good}, fastrnn.ShapeError, r"head.bias: expected \[\d+\] float32"),
+        ({"rnn.bias_ih_l0": np.zeros(16)}, TypeError, r"rnn.bias_ih_l0: expected \[16\] float32, got \(16,\) float64"),
+    ):
+        with pytest.raises(error, match=message):
+            model.update({"embedding.weight": good, **bad})
+    for name, array in before.items():
+        np.testing.assert_array_equal(model.params[name], array)
+
+
+def test_training_needs_no_held_out_text():
+    seen: list[Progress] = []
+    model = CharLM(FOX, hidden=4, seed=0)
+    model.fit(Corpus("s", FOX, ""), Settings(steps=5, batch=2, window=5), Watch(seen.append, report_every=2))
+    assert [p.held_out_bits for p in seen] == [None] * 5
+    again: list[Progress] = []
+    CharLM(FOX, hidden=4, seed=0).fit(TOY, Settings(steps=5, batch=2, window=5), Watch(again.append, report_every=2))
+    assert [p.held_out_bits is None for p in again] == [True, False, True, False, True]
 
 
 def test_another_text_is_not_resumed():

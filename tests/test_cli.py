@@ -16,10 +16,8 @@ from typer.testing import CliRunner, Result
 import fastrnn
 from fastrnn.commands import app
 from fastrnn.commands.progress import interruptible
-from fastrnn.models import CharLM
-from fastrnn.models.corpus import text_file
+from fastrnn.models import CharLM, Settings, Watch, text_file
 from fastrnn.models.ngram import NGram
-from fastrnn.models.training import Settings, Watch
 
 ROOT = Path(__file__).parent.parent
 TEXT = "".join(f"def f{i % 7}(x):\n    return x + {i % 10}\n\n\n" for i in range(100))

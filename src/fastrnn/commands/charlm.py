@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,10 +13,8 @@ import typer
 import fastrnn
 from fastrnn.commands.console import fail, one_line_errors
 from fastrnn.commands.progress import Bar, interruptible
-from fastrnn.models import CharLM
-from fastrnn.models.corpus import Corpus, python_stdlib, text_file
+from fastrnn.models import CharLM, Corpus, Progress, Settings, Watch, python_stdlib, text_file
 from fastrnn.models.ngram import NGram
-from fastrnn.models.training import Progress, Settings, Watch
 
 CHECKPOINT = Path("charlm.safetensors")
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
@@ -134,7 +131,7 @@ def _say_how_to_resume(target: Path, text: Path | None, progress: Progress) -> N
 def _result(model: CharLM, corpus: Corpus, progress: Progress, bar: Bar, target: Path) -> dict[str, Any]:
     """Measure the model and the trigram on the same held-out text, and write a sample."""
     train, held_out = (model.vocabulary.encode(part) for part in (corpus.train, corpus.held_out))
-    bits, began = model.bits_per_character(corpus.held_out), time.perf_counter()
+    bits = model.bits_per_character(corpus.held_out)
     start = "\n" if "\n" in model.vocabulary.characters else corpus.train[0]
     return {
         "corpus": {"name": corpus.name, "sha256": corpus.fingerprint, "characters": len(corpus.train)},
@@ -148,7 +145,7 @@ def _result(model: CharLM, corpus: Corpus, progress: Progress, bar: Bar, target:
         "train_bits": progress.train_bits,
         "steps": progress.step,
         "characters": progress.characters,
-        "seconds": began - bar.began,
+        "seconds": bar.seconds,
         "characters_per_second": bar.rate,
         "checkpoint": str(target),
         "sample": model.sample(start, SAMPLE_LENGTH, SAMPLE_TEMPERATURE, seed=model.seed),

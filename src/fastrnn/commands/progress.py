@@ -38,7 +38,8 @@ class Bar:
         self._held_out = ""
         self._first: tuple[float, int] | None = None  # when the first step was done, and the characters read by then
         self.rate = 0.0  # characters per second since the first step, which compiles
-        self.began = time.perf_counter()
+        self.seconds = 0.0  # from the beginning to the end of the training
+        self._began = time.perf_counter()
         if not quiet:
             self.say(f"{corpus.name}: {len(corpus.train):,} characters to train on, {len(corpus.held_out):,} held out")
 
@@ -50,6 +51,7 @@ class Bar:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._bar.stop()
+        self.seconds = time.perf_counter() - self._began
 
     def say(self, message: str) -> None:
         """Print a line above the bar."""

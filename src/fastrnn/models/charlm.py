@@ -15,6 +15,7 @@ from fastrnn.models.corpus import Corpus
 from fastrnn.models.training import Progress, Run, Settings, Snapshot, Watch
 from fastrnn.models.vocabulary import UNKNOWN, Vocabulary
 from fastrnn.nn import Embedding, Linear, softmax_cross_entropy
+from fastrnn.nn.layer import check
 from fastrnn.optim import clip_by_global_norm
 
 CELLS: dict[str, type[LSTM] | type[GRU] | type[RNN]] = {"lstm": LSTM, "gru": GRU, "rnn": RNN}
@@ -66,7 +67,17 @@ class CharLM:
         return {f"{part}.{name}": array for part, layer in self._parts() for name, array in layer.params.items()}
 
     def update(self, params: Mapping[str, Array]) -> None:
-        """Replace the named parameters."""
+        """Replace the named parameters by copies of these arrays, all or none.
+
+        Raises:
+            ValueError: a name that the model does not have.
+            ShapeError, TypeError: an array that does not fit.
+        """
+        present = self.params
+        for name, array in params.items():
+            if name not in present:
+                raise ValueError(f"params: expected names among {sorted(present)}, got {name!r}")
+            check(name, array, present[name].shape, like=present[name])
         for part, layer in self._parts():
             prefix = f"{part}."
             layer.update({n.removeprefix(prefix): array for n, array in params.items() if n.startswith(prefix)})
@@ -100,7 +111,7 @@ class CharLM:
         """Train from the present parameters: truncated back-propagation through time, Adam, clipping.
 
         Args:
-            corpus: the text; its training part is read, its held-out part only measured.
+            corpus: the text; its training part is read, its held-out part only measured, unless it is empty.
             settings: how to train; `Settings()` if None.
             watch: what to do beside it: report, save, stop early; nothing if None.
 
@@ -236,9 +247,10 @@ class CharLM:
             self._step(run)
             stopped = watch.stop()
             last = stopped or run.step == run.settings.steps
-            measure = run.step % watch.report_every == 0 and not last
+            report = run.step % watch.report_every == 0 and not last
+            measure = report and corpus.held_out != ""
             held_out = self.bits_per_character(corpus.held_out, ESTIMATE_CHARACTERS) if measure else None
-            if measure or last:
+            if report or last:
                 self._snapshot = run.snapshot()
                 if watch.save_to is not None:
                     self.save(watch.save_to)
