@@ -8,6 +8,7 @@ import pytest
 from typer import Typer
 from typer.testing import CliRunner
 
+import fastrnn
 from fastrnn.bench import cli, gate, machine, measure, onnx_peer, ours, plot, report, results, timing, torch_peer
 from fastrnn.bench.cases import MAIN_CELLS, Case, Work, floor, table, work
 from fastrnn.bench.contestant import Contestant, Run
@@ -103,7 +104,7 @@ def peers(case):
 def test_contestants_compute_the_same(cell, kind, mode, dtype):
     case = tiny(cell, kind, mode, dtype)
     problem = problem_of(case)
-    assert [c.name for c in peers(case)][0] == "fastrnn"
+    assert peers(case)[0].name == "fastrnn"
     for contestant in peers(case):
         entry, run = measure.admit(contestant, case, problem, 1, REFERENCE)
         assert (entry.status, entry.note) == ("right", ""), contestant.name
@@ -174,9 +175,8 @@ def not_a_number(a):
     return a
 
 
-LSTM_NAMES = (
-    "y h_n c_n d_x d_h_0 d_c_0 d_weight_ih_l0 d_weight_hh_l0 d_bias_ih_l0 d_bias_hh_l0"
-).split()  # fmt: skip
+PARAMS = ["d_weight_ih_l0", "d_weight_hh_l0", "d_bias_ih_l0", "d_bias_hh_l0"]
+LSTM_NAMES = ["y", "h_n", "c_n", "d_x", "d_h_0", "d_c_0", *PARAMS]
 
 
 def test_the_gate_sees_every_result():
@@ -217,9 +217,8 @@ def test_a_contestant_that_raises_is_a_failure_with_its_reason():
     def prepare(case, problem, threads):
         raise RuntimeError("first line\nsecond line")
 
-    entry, run = measure.admit(
-        Contestant("fastrnn", "fastrnn", (), prepare, lambda case: ""), tiny("lstm"), problem_of(tiny("lstm")), 1, REFERENCE
-    )  # fmt: skip
+    case, broken = tiny("lstm"), replace(REFERENCE, prepare=prepare)
+    entry, run = measure.admit(broken, case, problem_of(case), 1, REFERENCE)
     assert (entry.status, entry.note, run) == ("failed", "RuntimeError: first line", None)
 
 
@@ -287,9 +286,7 @@ def test_median_and_spread():
 
 
 def test_threads_are_limited_and_given_back():
-    import fastrnn
-    import torch
-
+    torch = pytest.importorskip("torch")
     before = fastrnn.get_num_threads(), torch.get_num_threads()
     with machine.limit_threads(1):
         assert (fastrnn.get_num_threads(), torch.get_num_threads()) == (1, 1)
@@ -316,20 +313,22 @@ def a_record(*extra):
         Case("lstm", "infer", "sequence", 100, 16, 256, 256),
         Case("gru", "train", "lengths", 200, 32, 256, 256),
     )
+    ours_ = entry("fastrnn", 0.02)
+    ragged = {"fastrnn": 0.1, "fastrnn padded": 0.2, "torch": 0.5, "torch padded": 0.05}
     rows = (
-        row(sequence, 1, entry("fastrnn", 0.02), entry("reference", 0.001), entry("torch", 0.06), entry("onnxruntime", 0.04)),
-        row(replace(sequence, batch=64), 1, entry("fastrnn", 0.02), entry("torch", 0.16)),
-        row(sequence, 2, entry("fastrnn", 0.02), entry("torch", None, "absent", note="torch is not installed")),
-        row(lengths, 1, entry("fastrnn", 0.1), entry("fastrnn padded", 0.2), entry("torch", 0.5), entry("torch padded", 0.05)),
+        row(sequence, 1, ours_, entry("reference", 0.001), entry("torch", 0.06), entry("onnxruntime", 0.04)),
+        row(replace(sequence, batch=64), 1, ours_, entry("torch", 0.16)),
+        row(sequence, 2, ours_, entry("torch", None, "absent", note="torch is not installed")),
+        row(lengths, 1, *(entry(n, s) for n, s in ragged.items())),
         *(row(sequence, 1, e) for e in extra),
-    )  # fmt: skip
+    )
     about = {
         "processor": "Test",
         "features": ["avx2"],
         "cores": 2,
         "system": "Linux",
         "load_before": [0.1],
-        "load_after": [],
+        "others": 0.01,
     }
     settings = {"dtype": "float32", "quick": False, "oracle": "fastrnn", "command": "fastrnn bench"}
     peaks = (Peaks(1, 1e11, 2e10), Peaks(2, 2e11, 3e10))
@@ -383,6 +382,7 @@ def test_the_full_table():
         (0.09996, "100"),
         (0.012345, "12.3"),
         (0.0012345, "1.23"),
+        (4.56e-4, "0.456"),
         (1.2345e-5, "0.0123"),
     ],
 )
@@ -521,6 +521,29 @@ def test_a_record_is_json_that_others_can_read(command, tmp_path):
     assert data["rows"][0]["case"]["cell"] == "rnn_tanh"
     assert {"flops", "traffic", "floor", "threads"} <= set(data["rows"][0])
     assert len(data["rows"][0]["entries"][1]["samples"]) == 2
+
+
+def test_a_busy_machine_is_reported_loudly():
+    record = a_record()
+    assert "Other processes used 1% of" in report.markdown(record)
+    loud = replace(record, machine={**record.machine, "others": 0.3})
+    assert "The machine was busy: other processes used 30%" in report.markdown(loud, report.short)
+    unknown = replace(record, machine={**record.machine, "others": None})
+    assert "Load average before the run: 0.1" in report.markdown(unknown)
+
+
+def test_what_others_used():
+    cores = machine.os.cpu_count()
+    assert machine.others((100.0, 10.0), (100.0 + 12 * cores, 10.0 + 2 * cores), 20.0) == 0.5
+    assert machine.others((100.0, 10.0), (100.0, 12.0), 20.0) == 0.0
+    assert machine.others(None, (1.0, 1.0), 20.0) is None
+
+
+def test_the_recorded_command_measures_the_same_and_names_no_file(command, tmp_path):
+    options = ["--threads", "2", "--quick", "--cell", "gru", "--shape", "3,2,5,4"]
+    command(*options, "--json", tmp_path / "r.json")
+    record = results.from_json((tmp_path / "r.json").read_text())
+    assert record.settings["command"] == "fastrnn bench --threads 2 --quick --cell gru --shape 3,2,5,4"
 
 
 # Peaks

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -46,7 +45,16 @@ def bench(
             if list_cases:
                 typer.echo("\n".join(case.name for case in cases))
                 return
-            settings = {"dtype": dtype, "quick": quick, "oracle": oracle, "command": _command()}
+            chosen = {
+                "threads": threads,
+                "dtype": dtype,
+                "quick": quick,
+                "budget": budget,
+                "cell": cell,
+                "shape": shape,
+            }
+            command = _command({**chosen, "only": only, "oracle": oracle})
+            settings = {"dtype": dtype, "quick": quick, "oracle": oracle, "command": command}
             record = _measure(cases, threads or [1], budget, settings)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
@@ -89,9 +97,11 @@ def _text(path: Path, option: str) -> str:
         raise typer.BadParameter(f"{option}: expected a readable UTF-8 file, got {path} ({error})") from None
 
 
-def _command() -> str:
-    """The command as it was typed, without the program's folder."""
-    return " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+def _command(chosen: dict[str, Any]) -> str:
+    """The command that measures the same again; where its results go is nobody's business."""
+    pairs = [(name, one) for name, value in chosen.items() for one in (value if isinstance(value, list) else [value])]
+    said = [(n, one) for n, one in pairs if one and (n, one) not in (("dtype", "float32"), ("oracle", "fastrnn"))]
+    return " ".join(["fastrnn bench", *(f"--{n}" if one is True else f"--{n} {one}" for n, one in said)])
 
 
 def _cases(cell: list[str] | None, dtype: str, quick: bool, shape: list[str] | None, only: str) -> list[Case]:
@@ -164,7 +174,7 @@ def _show(record: Record) -> None:
             if lines:
                 console.print(shown)
         console.print(report.means(record, threads))
-    for sentence in (*report.absent(record), report.THREADS, report.about(record)):
+    for sentence in (*report.absent(record), report.THREADS, report.quiet(record).strip("*"), report.about(record)):
         console.print(sentence, highlight=False, markup=False)
     for sentence in record.broken:
         console.print(sentence, style="bold red", highlight=False, markup=False)

@@ -9,6 +9,7 @@ import os
 import platform
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -47,6 +48,24 @@ def describe() -> dict[str, Any]:
 def load() -> list[float]:
     """Load averages over 1, 5 and 15 minutes; empty where the system has none."""
     return [round(value, 2) for value in os.getloadavg()] if hasattr(os, "getloadavg") else []
+
+
+def busy() -> tuple[float, float] | None:
+    """Seconds of processor time used so far by everyone, and by this process; None where the system does not say."""
+    try:
+        fields = Path("/proc/stat").read_text(encoding="ascii").split(maxsplit=9)[1:9]
+    except OSError:
+        return None
+    user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, fields)
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK"), time.process_time()
+
+
+def others(before: tuple[float, float] | None, after: tuple[float, float] | None, seconds: float) -> float | None:
+    """Share of all processors' time that other processes used between two calls of `busy`, `seconds` apart."""
+    if before is None or after is None:
+        return None
+    foreign = (after[0] - before[0]) - (after[1] - before[1])
+    return round(max(0.0, foreign) / (seconds * (os.cpu_count() or 1)), 3)
 
 
 def versions() -> dict[str, str]:

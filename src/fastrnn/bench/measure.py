@@ -95,7 +95,7 @@ def run(
     """
     from fastrnn.bench import peaks
 
-    start, description, load = time.monotonic(), machine.describe(), machine.load()
+    start, description, load, busy = time.monotonic(), machine.describe(), machine.load(), machine.busy()
     rows: list[Row] = []
     tops: list[Peaks] = []
     for number in threads:
@@ -107,10 +107,12 @@ def run(
                 rows.append(measure(case, number, patient, ORACLES[settings["oracle"]], field))
             top = peaks.flops(settings["dtype"], number), peaks.bandwidth(peaks.MAIN_MEMORY, number)
             tops.append(Peaks(number, *top))
+    seconds = time.monotonic() - start
+    share = machine.others(busy, machine.busy(), seconds)
     return Record(
         date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        seconds=round(time.monotonic() - start, 1),
-        machine={**description, "load_before": load, "load_after": machine.load()},
+        seconds=round(seconds, 1),
+        machine={**description, "load_before": load, "others": share},
         versions=machine.versions(),
         commit=machine.commit(),
         settings=settings,

@@ -27,7 +27,9 @@ def draw(record: Record, path: Path) -> None:
     grid = figure.subplots(len(threads), len(modes), squeeze=False, sharex="col")
     for axes, ((number, mode), rows) in zip(grid.flat, panels.items(), strict=True):
         _panel(axes, rows, report.columns(record))
-        axes.set_title(f"{mode}, {number} thread{'s' * (number > 1)}", fontsize=11)
+        mean = record.geometric_mean(number, mode)
+        title = f"{mode}, {number} thread{'s' * (number > 1)}"
+        axes.set_title(title if mean is None else f"{title}: geometric mean {mean:.2f}x", fontsize=11)
     for axes in grid[-1]:
         axes.set_xlabel("milliseconds, median")
     handles = {label: h for a in grid.flat for h, label in zip(*a.get_legend_handles_labels(), strict=True)}

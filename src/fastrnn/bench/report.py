@@ -8,6 +8,7 @@ from typing import TypeAlias
 from fastrnn.bench.cases import Case
 from fastrnn.bench.results import Entry, Record, Row
 
+BUSY = 0.05  # share of the processors' time used by others from which on a run says so loudly
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 Table: TypeAlias = tuple[list[str], list[list[str]]]  # headings, lines
 
@@ -24,9 +25,9 @@ THREADS = (
 
 
 def milliseconds(seconds: float) -> str:
-    """Seconds as milliseconds with three digits."""
+    """Seconds as milliseconds with three significant digits, or all before the point."""
     value = seconds * 1e3
-    return f"{value:.0f}" if value >= 99.95 else f"{value:.{1 if value >= 9.995 else 2 if value >= 0.9995 else 4}f}"
+    return f"{value:.0f}" if value >= 99.95 else f"{value:#.3g}"
 
 
 def size(case: Case) -> str:
@@ -153,11 +154,23 @@ def about(record: Record) -> str:
     commit = f", commit {record.commit}" if record.commit else ""
     blas = "" if "threadpoolctl" in record.versions else " NumPy's BLAS was not held to that number of threads."
     made = f"{record.settings['dtype']}, {record.date}, {record.seconds:.0f} s by `{record.settings['command']}`"
-    load = " and ".join(str(m[key][0]) for key in ("load_before", "load_after") if m[key])
     quick = " A quick run: the small cases only." if record.settings.get("quick") else ""
     return (
         f"{m['processor']} ({m['cores']} cores, {features}), {m['system']}; {versions}{commit}; "
-        f"{made}. Measured peaks: {peaks}. Load average before and after: {load or 'unknown'}.{blas}{quick}"
+        f"{made}. Measured peaks: {peaks}.{blas}{quick}"
+    )
+
+
+def quiet(record: Record) -> str:
+    """How busy the machine was with other things, and what follows."""
+    share, load = record.machine["others"], record.machine["load_before"]
+    if share is None:
+        return f"Load average before the run: {load[0] if load else 'unknown'}."
+    if share <= BUSY:
+        return f"Other processes used {100 * share:.0f}% of the processors' time during the run."
+    return (
+        f"**The machine was busy: other processes used {100 * share:.0f}% of the processors' time during the run. "
+        "Take nothing from these figures; repeat them on a quiet machine.**"
     )
 
 
@@ -177,7 +190,10 @@ def markdown(record: Record, main: Callable[[Record, int], Table] = full) -> str
         if main is full and (table := padding(record, threads))[1]:
             blocks += ["Variable length beside the same batch padded, every sequence run to T:", markdown_table(table)]
     listed = [f"- {line}" for line in (*absent(record), *record.broken)]
-    return "\n\n".join([*blocks, *(["\n".join(listed)] if listed else []), NOTES, THREADS, about(record)]) + "\n"
+    return (
+        "\n\n".join([*blocks, *(["\n".join(listed)] if listed else []), NOTES, THREADS, quiet(record), about(record)])
+        + "\n"
+    )
 
 
 def insert(document: str, section: str) -> str:

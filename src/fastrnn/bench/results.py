@@ -83,7 +83,8 @@ class Peaks:
 class Record:
     """A whole run: what was measured, on what, with what.
 
-    machine: processor, SIMD features, cores, system, load averages before and after. versions: of the packages.
+    machine: processor, SIMD features, cores, system, load averages before the run, and `others`: the share of all
+        processors' time that other processes used during the run, or None. versions: of the packages.
     commit: of the source tree, "" if there is none; "+" marks uncommitted changes. settings: of the run.
     """
 
