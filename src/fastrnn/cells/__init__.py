@@ -5,8 +5,6 @@ from fastrnn.cells.gru import GRU, GRU_RESET_BEFORE
 from fastrnn.cells.lstm import LSTM
 from fastrnn.cells.rnn import RNN_IDENTITY, RNN_RELU, RNN_TANH
 
-CELLS: dict[str, Cell] = {
-    cell.name: cell for cell in (RNN_TANH, RNN_RELU, RNN_IDENTITY, LSTM, GRU, GRU_RESET_BEFORE)
-}
+CELLS: dict[str, Cell] = {cell.name: cell for cell in (RNN_TANH, RNN_RELU, RNN_IDENTITY, LSTM, GRU, GRU_RESET_BEFORE)}
 
 __all__ = ["CELLS", "Cell", "GatedProduct", "Step", "StepGradient"]

@@ -16,7 +16,8 @@ from fastrnn.cells.cell import Cell, GatedProduct, Step, StepGradient, sigmoid
 
 
 def _mix(xp: ModuleType, z: Array, n: Array, h_prev: Array) -> Array:
-    return (1 - z) * n + z * h_prev
+    h: Array = (1 - z) * n + z * h_prev
+    return h
 
 
 def _mix_backward(z: Array, n: Array, h_prev: Array, dh: Array) -> tuple[Array, Array, Array]:

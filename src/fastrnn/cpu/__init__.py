@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from functools import cached_property, partial
+from functools import partial
 from itertools import pairwise
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numba
 import numpy as np
 
 from fastrnn import philox, threads
 from fastrnn.arrays import Array
 from fastrnn.cells import Cell
-from fastrnn.cpu import build, microkernel, pool, products
-from fastrnn.cpu.cells import Rendering
+from fastrnn.cpu import build, pool, products
 from fastrnn.cpu.layout import flat, plain, row_slices
-from fastrnn.cpu.vector import vector_bytes
+from fastrnn.cpu.packed import Packed
 from fastrnn.recurrence import Columns, Final, Given, Initial, Run, Weights
 
 CHUNK_ROWS = 256  # rows (t, b) of one input product: enough to use each panel often, few enough to stay in a cache
@@ -24,27 +22,6 @@ CHUNK_ROWS = 256  # rows (t, b) of one input product: enough to use each panel o
 THREAD_WORDS = 20_000  # fewer random words are not worth waking a thread for
 
 empty = np.empty  # tests replace it by one that fills with NaN
-
-
-class Sizes(NamedTuple):
-    """Sizes of one layer; Hp and Pp are H and P in whole blocks of U units."""
-
-    I: int
-    G: int
-    H: int
-    P: int
-    U: int
-
-    @property
-    def Hp(self) -> int:
-        return -(-self.H // self.U) * self.U
-
-    @property
-    def Pp(self) -> int:
-        return -(-self.P // self.U) * self.U
-
-    def padded(self, n: int) -> int:
-        return -(-n // self.U) * self.U
 
 
 class Saved(NamedTuple):
@@ -55,75 +32,6 @@ class Saved(NamedTuple):
     gates: Array
     m: Array
     s: Array
-
-
-class Packed:
-    """The weights of one layer and direction in panels; those for the backward pass are made when it first needs them."""
-
-    def __init__(self, cell: Cell, weights: Weights) -> None:
-        self.cell, self.weights, self.dtype = cell, weights, weights.ih.dtype
-        microkernel.ready(numba.from_dtype(self.dtype))  # kernels from the cache link to it
-        self.loop = build.load("loop", cell)
-        self.rendering: Rendering = self.loop.CELL
-        self.sizes = Sizes(
-            weights.ih.shape[1], len(cell.gates), weights.ih.shape[0] // len(cell.gates), weights.hh.shape[1],
-            2 * vector_bytes() // self.dtype.itemsize,
-        )  # fmt: skip
-        n = self.sizes
-        self.w = self._forward(weights.ih, n.G, n.H, n.I)
-        self.u = self._forward(weights.hh, n.G, n.H, n.P)
-        self.hr = np.empty(0, self.dtype) if weights.hr is None else self._forward(weights.hr, 1, n.P, n.H)
-        self.bias, self.unit = self._biases()
-
-    def _biases(self) -> tuple[Array, Array]:
-        """bias [G, Hp]: b_ih plus the b_hh that may be added to it; unit [units, Hp]: the other b_hh."""
-        n, w = self.sizes, self.weights
-        bias, unit = np.zeros((n.G, n.Hp), self.dtype), np.zeros((self.rendering.units, n.Hp), self.dtype)
-        if w.b_ih is not None and w.b_hh is not None:
-            b_hh = w.b_hh.reshape(n.G, n.H).copy()
-            separate = [self.cell.gates.index(name) for name in self.cell.separate]
-            unit[:, : n.H] = b_hh[separate]
-            b_hh[separate] = 0
-            bias[:, : n.H] = w.b_ih.reshape(n.G, n.H) + b_hh
-        return bias.reshape(-1), unit.reshape(-1)
-
-    def _forward(self, w: Array, G: int, H: int, K: int) -> Array:
-        panels = np.zeros(self.sizes.padded(H) * K * G, self.dtype)
-        build.load("pack").pack_forward(plain(w), panels, G, H, K)
-        return panels
-
-    def _backward(self, w: Array, order: tuple[int, ...], H: int, rows: int, C: int) -> Array:
-        panels = np.zeros(self.sizes.padded(C) * len(order) * rows, self.dtype)
-        build.load("pack").pack_backward(plain(w), np.array(order, np.int64), panels, H, rows, C)
-        return panels
-
-    @cached_property
-    def w_back(self) -> Array:
-        """[Ip/U, G*Hp, U]: dx = dax W."""
-        n = self.sizes
-        return self._backward(self.weights.ih, tuple(range(n.G)), n.H, n.Hp, n.I)
-
-    @cached_property
-    def u_back(self) -> Array:
-        """[Pp/U, G*Hp, U]: dh = dah U; without the last gate for a gated cell."""
-        n, order = self.sizes, self.rendering.dah_gates
-        return self._backward(self.weights.hh, order[:-1] if self.cell.gated else order, n.H, n.Hp, n.P)
-
-    @cached_property
-    def u_gated(self) -> Array:
-        """[Hp/U, Hp, U]: gradient of the gated state."""
-        n = self.sizes
-        if self.cell.gated is None:
-            return np.empty(0, self.dtype)
-        return self._backward(self.weights.hh, self.rendering.dah_gates[-1:], n.H, n.Hp, n.H)
-
-    @cached_property
-    def hr_back(self) -> Array:
-        """[Hp/U, P, U]: dm = dh W_hr."""
-        n = self.sizes
-        if self.weights.hr is None:
-            return np.empty(0, self.dtype)
-        return self._backward(self.weights.hr, (0,), n.P, n.P, n.H)
 
 
 def pack(cell: Cell, weights: Weights) -> Packed:
@@ -152,13 +60,11 @@ def recur_forward(cell: Cell, packed: Packed, run: Run, save: bool) -> Final:
     if run.c0 is not None:
         cs[(*at, slice(n.H))] = run.c0
     x, y = flat(run.x), flat(run.y.array)
-    clear = np.empty(0, np.bool_) if run.clear is None else plain(run.clear)
+    clear = _flags(run)
     flops = 2.0 * n.G * n.H * (n.I + n.P)
 
     def work(rows: Array, lengths: Array) -> None:
-        chunk = max(CHUNK_ROWS, rows.size)
-        chunk = min(chunk, max(1, int(lengths.sum())))
-        chunk = max(chunk, rows.size)
+        chunk = max(rows.size, min(CHUNK_ROWS, int(lengths.sum())))
         tile = rows.size * n.G * n.Hp if cell.gated else packed.loop.TILE_ROWS * n.G * n.U
         packed.loop.layer_forward(
             rows, lengths, *x, clear, run.clear is not None, run.reverse, packed.w, packed.bias, packed.u, packed.unit,
@@ -212,19 +118,25 @@ def recur_backward(
     planes = empty((steps, batch, r.planes, n.Hp), dtype)
     dproj = empty((steps, batch, n.Pp) if packed.hr.size else 0, dtype)
     dy, dcells = _columns(given.y, dtype), _columns(given.cells, dtype)
-    clear = np.empty(0, np.bool_) if run.clear is None else plain(run.clear)
+    clear = _flags(run)
 
     def work(rows: Array, lengths: Array) -> None:
         packed.loop.layer_backward(
             rows, lengths, clear, run.clear is not None, run.reverse, packed.u_back, packed.u_gated, packed.hr_back,
             packed.unit, saved.hs.reshape(-1), saved.cs.reshape(-1), saved.gates.reshape(-1), *dy, *dcells,
             dh.reshape(-1), dc.reshape(-1), planes.reshape(-1), dproj.reshape(-1), empty(rows.size * n.Hp, dtype),
-            empty(rows.size * n.Hp, dtype), empty(rows.size * n.Pp, dtype), np.empty(4 * rows.size, np.int64), steps, batch, n.H, n.P,
+            empty(rows.size * n.Hp, dtype), empty(rows.size * n.Pp, dtype), np.empty(3 * rows.size, np.int64),
+            steps, batch, n.H, n.P,
         )  # fmt: skip
 
     pool.run([partial(work, *part) for part in row_slices(_lengths(run), 2.0 * n.G * n.H * n.P)])
     weights = products.after_loop(packed, run, saved, planes.reshape(-1), dproj.reshape(-1), dx, accumulate)
     return Initial(dh[:, : n.P], dc[:, : n.H] if cell.cell_state else None, weights)
+
+
+def _flags(run: Run) -> Array:
+    """run.clear flat; an empty array where there is none."""
+    return np.empty(0, np.bool_) if run.clear is None else plain(run.clear)
 
 
 def _columns(columns: Columns | None, dtype: object) -> tuple[Array, int, int, int]:

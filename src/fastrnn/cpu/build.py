@@ -17,7 +17,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
@@ -47,7 +47,7 @@ def is_cached(function: Callable[..., Any]) -> bool:
     return Path(function.__code__.co_filename).parent in _folders
 
 
-@lru_cache(maxsize=None)
+@cache
 def load(name: str, cell: Cell | None = None) -> ModuleType:
     """Return the kernel module fastrnn.cpu.<name> from the cache folder, bound to `cell` if one is given."""
     source = Path(__file__).with_name(f"{name}.py")
@@ -66,7 +66,8 @@ def load(name: str, cell: Cell | None = None) -> ModuleType:
     if not path.exists() or path.read_text() != text:
         _write(path, text)
     spec = importlib.util.spec_from_file_location(f"fastrnn.cpu._built.{title}", path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     built = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = built
     spec.loader.exec_module(built)
@@ -76,7 +77,14 @@ def load(name: str, cell: Cell | None = None) -> ModuleType:
 def _digest(files: list[Path]) -> str:
     """Hash of everything that the machine code depends on."""
     features = get_host_cpu_features() if config.CPU_FEATURES is None else config.CPU_FEATURES
-    versions = (sys.version, numba.__version__, llvmlite.__version__, platform.machine(), str(config.CPU_NAME), features)
+    versions = (
+        sys.version,
+        numba.__version__,
+        llvmlite.__version__,
+        platform.machine(),
+        str(config.CPU_NAME),
+        features,
+    )
     digest = hashlib.sha256("\n".join(versions).encode())
     for file in files:
         digest.update(file.read_bytes())
@@ -92,7 +100,9 @@ def _folder(digest: str) -> Path:
     except OSError as error:
         path = _temporary_root() / digest
         path.mkdir(exist_ok=True)
-        message = f"no kernel cache in {cache_root()} ({error}): every process compiles anew; set {VARIABLE} to a folder"
+        message = (
+            f"no kernel cache in {cache_root()} ({error}): every process compiles anew; set {VARIABLE} to a folder"
+        )
         warnings.warn(message, RuntimeWarning, stacklevel=2)
     if path not in _folders:
         _folders.append(path)
@@ -108,7 +118,7 @@ def cache_root() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fastrnn"
 
 
-@lru_cache(maxsize=1)
+@cache
 def _temporary_root() -> Path:
     # A fixed name under the shared temporary folder could hold somebody else's code.
     return Path(tempfile.mkdtemp(prefix="fastrnn-"))

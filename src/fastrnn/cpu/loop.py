@@ -23,7 +23,8 @@ from fastrnn.cpu.microkernel import product_rows, unit_block
 from fastrnn.cpu.vector import load, load_tuple, splat, store, store_tuple
 
 cell_forward, cell_backward = CELL.forward, CELL.backward
-gate, gate_backward = CELL.gate, CELL.gate_backward
+gate: Any = CELL.gate  # None but for a gated cell, where alone it is called
+gate_backward: Any = CELL.gate_backward
 GATES, SAVED, PLANES, UNITS = CELL.gates, CELL.saved, CELL.planes, CELL.units
 DAH_FIRST, DAH_LAST = CELL.dah_first, CELL.dah_first + CELL.gates - 1
 CELL_STATE, READS_H, GATED = CELL.cell_state, CELL.reads_h, CELL.gate is not None
@@ -84,22 +85,35 @@ def product(
 
 
 @register_jitable(error_model="numpy")
-def wide_product(
-    a: Any, a_rows: Any, count: int, K: int, w: Any, columns: int, out: Any, out_row: int, accumulate: bool
-) -> None:
-    """out [count, columns] (+)= rows of a [.., K] times w [columns/U, K, U], as sums of blocks of K_BLOCK.
+def wide_product(a: Any, a_rows: Any, count: int, K: int, w: Any, columns: int, out: Any) -> None:
+    """out [count, columns] = rows of a [.., K] times w [columns/U, K, U], as sums of blocks of K_BLOCK.
 
     Blocks of K stand outside, so that the rows' block stays in the second-level cache while all panels go by.
     """
     U = unit_block(a)
     together = 4 if count <= FEW_ROWS else 1
     for k in range(0, K, K_BLOCK):
-        depth, more, part = min(K_BLOCK, K - k), accumulate or k > 0, a[k:]
+        depth, part = min(K_BLOCK, K - k), a[k:]
         for column in range(0, columns, together * U):
+            panels = min(together, (columns - column) // U)
             product_rows(
-                part, a_rows, 0, count, 1, w, column * K + k * U, U, K * U, min(together, (columns - column) // U), depth,
-                out, column, out_row, U, more,
-            )  # fmt: skip
+                part,
+                a_rows,
+                0,
+                count,
+                1,
+                w,
+                column * K + k * U,
+                U,
+                K * U,
+                panels,
+                depth,
+                out,
+                column,
+                columns,
+                U,
+                k > 0,
+            )
 
 
 @register_jitable(error_model="numpy")
@@ -284,14 +298,14 @@ def layer_backward(
     planes: Any,  # [T, B, planes, Hp]
     dproj: Any,  # [T, B, Pp], gradient of the projected h, with a projection only
     dm: Any, ds: Any, back: Any,  # scratch [n, Hp], [n, Hp], [n, Pp]
-    offsets: Any,  # scratch [4n] int64
+    offsets: Any,  # scratch [3n] int64
     T: int, B: int, H: int, P: int,
 ) -> None:  # fmt: skip
     """Write planes, and turn the gradient of the final state into that of the initial state, for these rows."""
     n, U = rows.size, unit_block(dh)
     Hp, Pp = (H + U - 1) // U * U, (P + U - 1) // U * U
     lanes, projected = U // 2, hr.size > 0
-    dh_rows, dah_rows, dm_rows, last_rows = offsets[:n], offsets[n : 2 * n], offsets[2 * n : 3 * n], offsets[3 * n : 4 * n]
+    dh_rows, dah_rows, last_rows = offsets[:n], offsets[n : 2 * n], offsets[2 * n :]
     nothing = splat(dh, 0.0)
     here = n if reverse else 0
     for step in range(T):
@@ -300,7 +314,7 @@ def layer_backward(
         before, after = (t + 1, t) if reverse else (t, t + 1)
         for i in range(here):
             b = rows[i]
-            dh_rows[i], dm_rows[i] = b * Pp, i * Hp
+            dh_rows[i] = b * Pp
             dah_rows[i] = ((t * B + b) * PLANES + DAH_FIRST) * Hp
             last_rows[i] = ((t * B + b) * PLANES + DAH_LAST) * Hp
             if dy.size:
@@ -310,7 +324,7 @@ def layer_backward(
             if projected:
                 copy(dh, b * Pp, dproj, (t * B + b) * Pp, Pp)
         if projected:
-            wide_product(dh, dh_rows, here, P, hr, Hp, dm, Hp, False)
+            wide_product(dh, dh_rows, here, P, hr, Hp, dm)
         for i in range(here):
             b = rows[i]
             dead = clears and clear[t * B + b]
@@ -335,7 +349,7 @@ def layer_backward(
                 zero(dh, b * Pp, Pp)
         if GATED:
             gated_backward_rows(rows, here, t, u_gated, gates, hs, before, planes, last_rows, ds, dh, B, H, Hp, Pp)
-        wide_product(planes, dah_rows, here, (GATES - 1 if GATED else GATES) * Hp, u, Pp, back, Pp, False)
+        wide_product(planes, dah_rows, here, (GATES - 1 if GATED else GATES) * Hp, u, Pp, back)
         for i in range(here):
             add(back, i * Pp, dh, dh_rows[i], Pp)
         for i in range(here):
@@ -351,7 +365,7 @@ def gated_backward_rows(
 ) -> None:  # fmt: skip
     """ds = last plane U_n^T, then plane 0 and the direct gradient of h_prev through the gated state."""
     U = unit_block(dh)
-    wide_product(planes, last_rows, count, Hp, u_gated, Hp, ds, Hp, False)
+    wide_product(planes, last_rows, count, Hp, u_gated, Hp, ds)
     for i in range(count):
         b = rows[i]
         for column in range(0, Hp, U // 2):

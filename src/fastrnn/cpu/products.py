@@ -14,10 +14,11 @@ from fastrnn import threads
 from fastrnn.arrays import Array
 from fastrnn.cpu import build, pool
 from fastrnn.cpu.layout import THREAD_FLOPS, columns_of, flat
+from fastrnn.cpu.packed import Packed
 from fastrnn.recurrence import Run, Weights
 
 if TYPE_CHECKING:
-    from fastrnn.cpu import Packed, Saved
+    from fastrnn.cpu import Saved
 
 
 class Places(NamedTuple):
@@ -58,7 +59,6 @@ def after_loop(
     hs, width = saved.hs.reshape(-1), n.G * n.Hp
     dax = at.step * (r.planes * n.Hp) + r.dax_first * n.Hp
     dah = at.step * (r.planes * n.Hp) + r.dah_first * n.Hp
-    last = dah + (n.G - 1) * n.Hp
     ih, hh = np.empty(n.I * width, dtype), np.empty(n.P * width, dtype)
     hr = np.empty(n.H * n.Pp if w.hr is not None else 0, dtype)
     b_ih, b_hh = np.empty((2, width), dtype)
@@ -79,9 +79,7 @@ def after_loop(
             kernels.column_sums(planes, dax, first, end, b_ih)
             kernels.column_sums(planes, dah, first, end, b_hh)
         rows = slice(at.dx.size * part // parts, at.dx.size * (part + 1) // parts)
-        kernels.product_panels(
-            planes, dax[rows], packed.w_back, width, 1, n.I, dx_flat, at.dx[rows], 0, accumulate
-        )
+        kernels.product_panels(planes, dax[rows], packed.w_back, width, 1, n.I, dx_flat, at.dx[rows], 0, accumulate)
 
     flops = 2.0 * at.dx.size * width * (2 * n.I + n.P)
     parts = int(max(1, min(threads.get_num_threads(), flops // THREAD_FLOPS)))

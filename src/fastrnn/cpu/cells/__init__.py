@@ -6,7 +6,8 @@ A rendering's functions take and return vectors (fastrnn.cpu.vector.Vec) and tup
     backward(saved, h_prev, c_prev, c, dh, dc, unit) -> planes, dh_prev, dc_prev
 
 ax holds all biases that may be added to it; unit holds the recurrent biases of the cell's `separate` gates. A cell
-without c hands c_prev and dc through; one that needs its own output again saves it, since a reset zeroes the state. `planes` are the gradients of the pre-activations, see Rendering.
+without c hands c_prev and dc through. One that needs its own output again saves it, since a reset zeroes the state.
+`planes` are the gradients of the pre-activations, see Rendering.
 """
 
 from __future__ import annotations

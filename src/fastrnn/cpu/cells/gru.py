@@ -67,9 +67,7 @@ def reset_state_backward(saved: Any, h_prev: Any, ds: Any) -> Any:
     return ds * h_prev * r * (1.0 - r), ds * r
 
 
-AFTER = Rendering(
-    after_forward, after_backward, gates=3, saved=4, planes=4, dah_gates=(2, 0, 1), dax_first=1, units=1
-)
+AFTER = Rendering(after_forward, after_backward, gates=3, saved=4, planes=4, dah_gates=(2, 0, 1), dax_first=1, units=1)
 BEFORE = Rendering(
     before_forward, before_backward, gates=3, saved=3, planes=3, dah_gates=(0, 1, 2),
     gate=reset_state, gate_backward=reset_state_backward,

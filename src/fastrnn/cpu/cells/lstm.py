@@ -36,6 +36,4 @@ def backward(saved: Any, h_prev: Any, c_prev: Any, c: Any, dh: Any, dc: Any, uni
     return planes, splat(dh, 0.0), dc * f
 
 
-LSTM = Rendering(
-    forward, backward, gates=4, saved=4, planes=4, dah_gates=(0, 1, 2, 3), cell_state=True, reads_h=False
-)
+LSTM = Rendering(forward, backward, gates=4, saved=4, planes=4, dah_gates=(0, 1, 2, 3), cell_state=True, reads_h=False)
