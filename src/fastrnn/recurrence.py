@@ -1,11 +1,12 @@
 """What travels between sequence.py and a backend: one layer in one direction.
 
-A backend is a module with five functions:
+A backend is a module with six functions:
 
     pack(cell, weights) -> packed                       the weights in whatever form its loop likes
     recur_forward(cell, packed, run, save) -> Final     writes run.y; keeps `saved` only if asked
     recur_backward(cell, packed, run, saved, given, dx, accumulate) -> Initial      writes or adds to dx
     cells(cell, packed, run, saved) -> c after every step
+    stepper(cell, packed, x) -> Stepper                 one layer of a stream
     random_words(xp, seed, counter, count) -> Philox words
 
 Arrays are [T, B, ...]; T, B, I, G, H, P are time, batch, input, gates, hidden and projection (P = H without one).
@@ -85,6 +86,20 @@ class Initial(NamedTuple):
     weights: Weights
 
 
+class Stepper(Protocol):
+    """One layer of a stream: reads x [B, I] where it was told, holds the state, writes y.
+
+    h [B, P] and c [B, H] or None are the state itself: writing to them changes it. y [B, P] is overwritten by `step`.
+    """
+
+    h: Array
+    c: Array | None
+    y: Array
+
+    def step(self) -> None:
+        """Take one step."""
+
+
 class Backend(Protocol):
     """The functions of a backend module."""
 
@@ -101,6 +116,9 @@ class Backend(Protocol):
 
     def cells(self, cell: Cell, packed: Any, run: Run, saved: Any) -> Array:
         """Return c after every step [T, B, H], zero past the end; only for cells that have one."""
+
+    def stepper(self, cell: Cell, packed: Any, x: Array) -> Stepper:
+        """Return one layer of a stream that reads x [B, I] at each step and starts from zero."""
 
     def random_words(self, xp: ModuleType, seed: int, counter: tuple[int, int, int], count: int) -> Array:
         """Return `count` words [count] uint32 of the counter-based generator, see fastrnn.philox."""

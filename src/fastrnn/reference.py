@@ -12,7 +12,7 @@ from typing import NamedTuple
 from fastrnn import philox
 from fastrnn.arrays import Array, array_module
 from fastrnn.cells import Cell
-from fastrnn.recurrence import Final, Given, Initial, Run, Weights
+from fastrnn.recurrence import Columns, Final, Given, Initial, Run, Weights
 
 
 class Saved(NamedTuple):
@@ -100,6 +100,31 @@ def cells(cell: Cell, packed: Weights, run: Run, saved: Saved) -> Array:
 def random_words(xp: ModuleType, seed: int, counter: tuple[int, int, int], count: int) -> Array:
     """`count` random 32-bit words; see fastrnn.philox."""
     return philox.random_words(xp, seed, counter, count)
+
+
+class Stepper:
+    """One layer of a stream; see fastrnn.recurrence.Stepper."""
+
+    def __init__(self, cell: Cell, packed: Weights, x: Array) -> None:
+        xp, batch, hidden = _module(x), x.shape[0], packed.ih.shape[0] // len(cell.gates)
+        self.x, self._cell, self._weights = x, cell, packed
+        self.h: Array = xp.zeros((batch, packed.hh.shape[1]), x.dtype)
+        self.c: Array | None = xp.zeros((batch, hidden), x.dtype) if cell.cell_state else None
+        self.y: Array = xp.empty_like(self.h)
+
+    def step(self) -> None:
+        """Take one step: x to y, and the state to the next."""
+        y = Columns(self.y[None], 0, self.y.shape[1])
+        run = Run(self.x[None], self.h, self.c, None, None, False, y)
+        final = recur_forward(self._cell, self._weights, run, False)
+        self.h[...] = final.h_n
+        if self.c is not None:
+            self.c[...] = final.c_n
+
+
+def stepper(cell: Cell, packed: Weights, x: Array) -> Stepper:
+    """One layer of a stream that reads x [B, I]."""
+    return Stepper(cell, packed, x)
 
 
 def _empty_saved(xp: ModuleType, cell: Cell, run: Run, hidden: int) -> Saved:

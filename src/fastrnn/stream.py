@@ -9,7 +9,7 @@ import numpy as np
 
 from fastrnn import validation
 from fastrnn.arrays import Array
-from fastrnn.recurrence import Backend, Columns, Run
+from fastrnn.recurrence import Backend, Stepper
 from fastrnn.sequence import Network
 
 
@@ -23,12 +23,12 @@ class Stream:
         self, network: Network, backend: Backend, packed: list[Any], input_size: int, batch: int, dtype: str
     ) -> None:
         validation.integer("batch", batch, 1)
-        self._network, self._backend, self._packed = network, backend, packed
-        self._input_size, self._batch, self._dtype = input_size, batch, np.dtype(dtype)
-        cell_state = network.cell.cell_state
-        self._h = np.zeros((network.num_layers, batch, network.output_size), dtype)
-        self._c = np.zeros((network.num_layers, batch, network.hidden_size), dtype) if cell_state else None
-        self._y = np.empty((network.num_layers, 1, batch, network.output_size), dtype)
+        self._network, self._dtype = network, np.dtype(dtype)
+        self._x = np.empty((batch, input_size), dtype)
+        self._layers: list[Stepper] = []
+        for layer in packed:
+            source = self._layers[-1].y if self._layers else self._x
+            self._layers.append(backend.stepper(network.cell, layer, source))
         self._open = True
 
     def __enter__(self) -> Stream:
@@ -42,18 +42,25 @@ class Stream:
     @property
     def state(self) -> Any:
         """A copy of the state, as the layer returns it: h [L, B, P]; for LSTM the pair (h, c)."""
-        return self._h.copy() if self._c is None else (self._h.copy(), self._c.copy())
+        h = np.stack([layer.h for layer in self._layers])
+        c = [layer.c for layer in self._layers if layer.c is not None]
+        return (h, np.stack(c)) if c else h
 
     def set_state(self, state: Any) -> None:
-        """Go on from this state, given as the layer returns it; None stands for zeros."""
+        """Go on from this state, given as the layer returns it; None stands for zeros.
+
+        Raises:
+            ShapeError, TypeError: the state is not as expected; the stream's own then stays as it was.
+        """
         network = self._network
         h, c = validation.pair(
-            "state", "_0", state, network.num_layers, self._batch, network.output_size, network.hidden_size,
+            "state", "_0", state, network.num_layers, self._x.shape[0], network.output_size, network.hidden_size,
             network.cell.cell_state, self._dtype, True,
         )  # fmt: skip
-        self._h[...] = 0 if h is None else h
-        if self._c is not None:
-            self._c[...] = 0 if c is None else c
+        for k, layer in enumerate(self._layers):
+            layer.h[...] = 0 if h is None else h[k]
+            if layer.c is not None:
+                layer.c[...] = 0 if c is None else c[k]
 
     def step(self, x: Array) -> Array:
         """Take one step.
@@ -69,14 +76,8 @@ class Stream:
         """
         if not self._open:
             raise RuntimeError("step: expected an open stream, got one whose `with` block has ended")
-        a = validation.array("x", x, self._dtype, (self._batch, self._input_size))[None]
-        for k, packed in enumerate(self._packed):
-            c = None if self._c is None else self._c[k]
-            run = Run(a, self._h[k], c, None, None, False, Columns(self._y[k], 0, self._network.output_size))
-            final = self._backend.recur_forward(self._network.cell, packed, run, False)
-            self._h[k] = final.h_n
-            if c is not None:
-                c[...] = final.c_n
-            a = self._y[k]
-        y: Array = self._y[-1, 0]
+        self._x[...] = validation.array("x", x, self._dtype, self._x.shape)
+        for layer in self._layers:
+            layer.step()
+        y: Array = self._layers[-1].y
         return y

@@ -15,6 +15,7 @@ from fastrnn.cells import Cell
 from fastrnn.cpu import build, pool, products
 from fastrnn.cpu.layout import flat, plain, row_slices
 from fastrnn.cpu.packed import Packed
+from fastrnn.cpu.stepper import Stepper
 from fastrnn.recurrence import Columns, Final, Given, Initial, Run, Weights
 
 CHUNK_ROWS = 256  # rows (t, b) of one input product: enough to use each panel often, few enough to stay in a cache
@@ -37,6 +38,11 @@ class Saved(NamedTuple):
 def pack(cell: Cell, weights: Weights) -> Packed:
     """Bring the weights into panels."""
     return Packed(cell, weights)
+
+
+def stepper(cell: Cell, packed: Packed, x: Array) -> Stepper:
+    """One layer of a stream that reads x [B, I]."""
+    return Stepper(cell, packed, x)
 
 
 def _lengths(run: Run) -> Array:

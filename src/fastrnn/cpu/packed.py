@@ -12,7 +12,7 @@ from fastrnn.arrays import Array
 from fastrnn.cells import Cell
 from fastrnn.cpu import build, microkernel
 from fastrnn.cpu.cells import Rendering
-from fastrnn.cpu.layout import plain
+from fastrnn.cpu.layout import aligned_zeros, plain
 from fastrnn.cpu.vector import vector_bytes
 from fastrnn.recurrence import Weights
 
@@ -72,12 +72,12 @@ class Packed:
         return bias.reshape(-1), unit.reshape(-1)
 
     def _forward(self, w: Array, G: int, H: int, K: int) -> Array:
-        panels = np.zeros(self.sizes.padded(H) * K * G, self.dtype)
+        panels = aligned_zeros(self.sizes.padded(H) * K * G, self.dtype)
         build.load("pack").pack_forward(plain(w), panels, G, H, K)
         return panels
 
     def _backward(self, w: Array, order: tuple[int, ...], H: int, rows: int, C: int) -> Array:
-        panels = np.zeros(self.sizes.padded(C) * len(order) * rows, self.dtype)
+        panels = aligned_zeros(self.sizes.padded(C) * len(order) * rows, self.dtype)
         build.load("pack").pack_backward(plain(w), np.array(order, np.int64), panels, H, rows, C)
         return panels
 

@@ -1,0 +1,38 @@
+"""One time step at a time on the CPU: the loop's kernel with T = 1, on buffers that are made once."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fastrnn.arrays import Array
+from fastrnn.cells import Cell
+from fastrnn.cpu.packed import Packed
+
+
+class Stepper:
+    """One layer's stream; see fastrnn.recurrence.Stepper. It runs on the calling thread."""
+
+    def __init__(self, cell: Cell, packed: Packed, x: Array) -> None:
+        n, dtype, batch = packed.sizes, packed.dtype, x.shape[0]
+        self._states = np.zeros((2, batch, n.Pp), dtype)
+        self._cells = np.zeros((2, batch, n.Hp) if cell.cell_state else (2, 0), dtype)
+        self.h = self._states[0, :, : n.P]
+        self.c = self._cells[0, :, : n.H] if cell.cell_state else None
+        self.y = np.empty((batch, n.P), dtype)
+        nothing = np.empty(0, dtype)
+        tile = batch * n.G * n.Hp if cell.gated else packed.loop.TILE_ROWS * n.G * n.U
+        self._kernel = packed.loop.layer_forward
+        self._arguments = (
+            np.arange(batch), np.ones(batch, np.int64), x.reshape(-1), 0, n.I, np.empty(0, np.bool_), False, False,
+            packed.w, packed.bias, packed.u, packed.unit, packed.hr, self._states.reshape(-1), self._cells.reshape(-1),
+            nothing, np.empty(batch * n.Hp if packed.hr.size else 0, dtype),
+            np.empty(batch * n.Hp if cell.gated else 0, dtype), self.y.reshape(-1), 0, n.P, 0,
+            np.empty(batch * n.G * n.Hp, dtype), np.empty(tile, dtype), np.empty(7 * batch, np.int64),
+            np.empty(batch, np.bool_), 1, batch, n.I, n.H, n.P, False,
+        )  # fmt: skip
+
+    def step(self) -> None:
+        """Take one step: x to y, and the state to the next."""
+        self._kernel(*self._arguments)
+        self._states[0] = self._states[1]
+        self._cells[0] = self._cells[1]
