@@ -1,7 +1,11 @@
 """The benchmark: its gate, its counts, its timing order and its reports. No time is asserted."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -465,7 +469,7 @@ def test_the_command_writes_what_it_is_asked_for(command, tmp_path):
         (2, "train"),
     ]
     assert all(e.status == "right" and e.samples for row in record.rows for e in row.entries)
-    assert record.versions["torch"] == "2.13.0+cpu" or record.versions["torch"].startswith("2.13.0")
+    assert record.versions["torch"] == version("torch")
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "r.md").read_text() == report.markdown(record)
 
@@ -521,6 +525,16 @@ def test_a_record_is_json_that_others_can_read(command, tmp_path):
     assert data["rows"][0]["case"]["cell"] == "rnn_tanh"
     assert {"flops", "traffic", "floor", "threads"} <= set(data["rows"][0])
     assert len(data["rows"][0]["entries"][1]["samples"]) == 2
+
+
+def test_pytest_benchmark_runs_the_same_cases():
+    root = Path(__file__).parents[1]
+    briefly = ["--benchmark-min-rounds=2", "--benchmark-max-time=0.001", "--benchmark-warmup=off"]
+    chosen = ["--bench-quick", "-k", "rnn_tanh-infer-step and (onnxruntime or fastrnn)"]
+    command = [sys.executable, "-m", "pytest", "-q", "--benchmark-only", "benchmarks", *briefly, *chosen]
+    result = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=300, check=False)
+    assert "2 passed" in result.stdout, result.stdout + result.stderr
+    assert "benchmark 'rnn_tanh-infer-step-f32-T1B1I64H64, 1 thread(s)'" in result.stdout
 
 
 def test_a_busy_machine_is_reported_loudly():
