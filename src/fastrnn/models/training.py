@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -111,7 +110,7 @@ class Run:
         self.streams = Streams(ids, settings.batch, settings.window, seed)
         self.adam = Adam(settings.lr)
         self.step = 0
-        self.bits: float | None = None
+        self.bits = 0.0  # moving average of the loss that starts from 0; `progress` makes up for that
         self.state: Any = None  # of the recurrent layer: h [L, B, H] or the pair (h, c)
 
     def next(self) -> tuple[Array, Array, Any]:
@@ -123,14 +122,14 @@ class Run:
     def done(self, bits: float, state: Any) -> None:
         """Note a finished step, its loss in bits and the state after it."""
         self.step += 1
-        self.bits = bits if self.bits is None else SMOOTHING * self.bits + (1 - SMOOTHING) * bits
+        self.bits = SMOOTHING * self.bits + (1 - SMOOTHING) * bits
         self.state = state
 
     def progress(self, held_out_bits: float | None) -> Progress:
-        """Say where the run stands."""
+        """Say where the run stands, after a step at least."""
         settings = self.settings
         read = self.step * settings.batch * settings.window
-        return Progress(self.step, settings.steps, read, math.nan if self.bits is None else self.bits, held_out_bits)
+        return Progress(self.step, settings.steps, read, self.bits / (1 - SMOOTHING**self.step), held_out_bits)
 
     def snapshot(self) -> Snapshot:
         """Return everything that `restored` needs."""
