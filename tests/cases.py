@@ -3,7 +3,6 @@
 The cells come from the registry: a new one is tested by every file here as soon as LAYERS below can build it.
 """
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
@@ -15,6 +14,7 @@ import tolerance
 
 import fastrnn
 from fastrnn.cells import CELLS
+from fastrnn.recurrence import Backend
 
 LAYERS: dict[str, Callable[..., Any]] = {
     "rnn_tanh": fastrnn.RNN,
@@ -25,6 +25,7 @@ LAYERS: dict[str, Callable[..., Any]] = {
     "gru_reset_before": lambda *a, **k: fastrnn.GRU(*a, reset_after=False, **k),
 }
 BACKENDS = ("reference", "cpu")
+FUNCTIONS = [name for name in vars(Backend) if not name.startswith("_")]  # of every backend
 DTYPES = ("float32", "float64")
 LOSSES = ("y", "state", "cells")
 CALL = 3  # which training call, and so which dropout masks, every evaluation uses
@@ -343,13 +344,13 @@ def use_threads(number: int) -> Iterator[None]:
 def without_reference() -> Iterator[None]:
     """Make every function of the reference and every NumPy equation of the cells raise: nobody may lean on them."""
 
+    from fastrnn import reference
+
     def refuse(*args: Any, **kwargs: Any) -> Any:
         raise AssertionError("a compiled backend called the reference")
 
-    reference = sys.modules.get("fastrnn.reference") or __import__("fastrnn.reference", fromlist=["pack"])
-    functions = ("pack", "recur_forward", "recur_backward", "cells", "random_words")
     with pytest.MonkeyPatch.context() as patch:
-        for name in functions:
+        for name in FUNCTIONS:
             patch.setattr(reference, name, refuse)
         kept = {name: (cell.forward, cell.backward, cell.gated) for name, cell in CELLS.items()}
         for cell in CELLS.values():  # frozen, so not by MonkeyPatch
