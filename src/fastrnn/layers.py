@@ -206,7 +206,7 @@ class _Recurrent(Generic[S]):
 
         def saved() -> list[sequence.Pass]:
             if not passes:
-                raise RuntimeError("backward: expected saved values, but free=True gave them back")
+                raise RuntimeError("backward: expected saved values, got none: free=True gave them back")
             return passes
 
         def backward(
@@ -244,7 +244,7 @@ class _Recurrent(Generic[S]):
             ValueError: the layer is bidirectional, or batch is not positive.
         """
         if self.bidirectional:
-            raise ValueError("bidirectional: expected False for a stream, the reverse direction needs the future")
+            raise ValueError("bidirectional: expected False for a stream (what is to come is unknown), got True")
         name = backends.current()
         return Stream(self._network, backends.module(name), self._packed_for(name), self.input_size, batch, self.dtype)
 
