@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from itertools import pairwise
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -45,26 +45,28 @@ def stepper(cell: Cell, packed: Packed, x: Array) -> Stepper:
     return Stepper(cell, packed, x)
 
 
-def _lengths(run: Run) -> Array:
-    return np.full(run.x.shape[1], run.x.shape[0]) if run.lengths is None else run.lengths
+def _ends(run: Run, save: bool) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
+    """Where in hs [slots, B, ..] each row's initial and final state stand, as indices."""
+    steps, batch = run.x.shape[:2]
+    rows: Any = slice(None) if run.lengths is None else np.arange(batch)
+    end: Any = steps if run.lengths is None else run.lengths
+    first, last = (end, 0 * end) if run.reverse else (0 * end, end)
+    return ((first, rows), (last, rows)) if save else ((first & 1, rows), (last & 1, rows))
 
 
 def recur_forward(cell: Cell, packed: Packed, run: Run, save: bool) -> Final:
     """Run the recurrence; see fastrnn.recurrence."""
     n, dtype, r = packed.sizes, packed.dtype, packed.rendering
     steps, batch = run.x.shape[:2]
-    lengths = _lengths(run)
     slots, kept = (steps + 1, steps) if save else (2, 1)
     hs, cs = empty((slots, batch, n.Pp), dtype), empty((slots, batch, n.Hp) if cell.cell_state else 0, dtype)
     gates = empty((steps, batch, r.saved, n.Hp) if save else 0, dtype)
     m = empty((kept, batch, n.Hp) if packed.hr.size else 0, dtype)
     s = empty((kept, batch, n.Hp) if cell.gated else 0, dtype)
-    first, last = (lengths, 0 * lengths) if run.reverse else (0 * lengths, lengths)
-    rows = np.arange(batch)
-    at = (first, rows) if save else (first & 1, rows)
-    hs[(*at, slice(n.P))] = run.h0
+    first, last = _ends(run, save)
+    hs[(*first, slice(n.P))] = run.h0
     if run.c0 is not None:
-        cs[(*at, slice(n.H))] = run.c0
+        cs[(*first, slice(n.H))] = run.c0
     x, y = flat(run.x), flat(run.y.array)
     clear = _flags(run)
     flops = 2.0 * n.G * n.H * (n.I + n.P)
@@ -79,12 +81,11 @@ def recur_forward(cell: Cell, packed: Packed, run: Run, save: bool) -> Final:
             np.empty(rows.size, np.bool_), steps, batch, n.I, n.H, n.P, save,
         )  # fmt: skip
 
-    pool.run([partial(work, *part) for part in row_slices(lengths, flops)])
+    pool.run([partial(work, *part) for part in row_slices(run.lengths, steps, batch, flops)])
     if run.lengths is not None:
-        run.y.view[np.arange(steps)[:, None] >= lengths] = 0
-    at = (last, rows) if save else (last & 1, rows)
-    h_n = hs[(*at, slice(n.P))]
-    c_n = cs[(*at, slice(n.H))] if cell.cell_state else None
+        run.y.view[np.arange(steps)[:, None] >= run.lengths] = 0
+    h_n = hs[(*last, slice(n.P))]
+    c_n = cs[(*last, slice(n.H))] if cell.cell_state else None
     return Final(h_n, c_n, Saved(hs, cs, gates, m, s) if save else None)
 
 
@@ -135,7 +136,7 @@ def recur_backward(
             steps, batch, n.H, n.P,
         )  # fmt: skip
 
-    pool.run([partial(work, *part) for part in row_slices(_lengths(run), 2.0 * n.G * n.H * n.P)])
+    pool.run([partial(work, *part) for part in row_slices(run.lengths, steps, batch, 2.0 * n.G * n.H * n.P)])
     weights = products.after_loop(packed, run, saved, planes.reshape(-1), dproj.reshape(-1), dx, accumulate)
     return Initial(dh[:, : n.P], dc[:, : n.H] if cell.cell_state else None, weights)
 

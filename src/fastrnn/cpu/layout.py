@@ -51,11 +51,14 @@ def columns_of(width: int, block: int, part: int, parts: int) -> tuple[int, int]
     return blocks * part // parts * block, blocks * (part + 1) // parts * block
 
 
-def row_slices(lengths: Array, flops_per_row: float) -> list[tuple[Array, Array]]:
+def row_slices(lengths: Array | None, steps: int, batch: int, flops_per_row: float) -> list[tuple[Array, Array]]:
     """Rows and their lengths for each thread, longest first, dealt out so that each gets an equal share of steps."""
+    total = steps * batch if lengths is None else int(lengths.sum())
+    parts = int(max(1, min(threads.get_num_threads(), batch, total * flops_per_row // THREAD_FLOPS)))
+    if lengths is None:
+        every = np.full(batch, steps)
+        return [(np.arange(part, batch, parts), every[part::parts].copy()) for part in range(parts)]
     order = np.argsort(-lengths, kind="stable")
-    work = lengths.sum() * flops_per_row
-    parts = int(max(1, min(threads.get_num_threads(), lengths.size, work // THREAD_FLOPS)))
-    turn = np.arange(order.size) % (2 * parts)
+    turn = np.arange(batch) % (2 * parts)
     owner = np.minimum(turn, 2 * parts - 1 - turn)  # 0 1 1 0 0 1 ...: long and short rows to each
     return [(order[owner == part], lengths[order[owner == part]]) for part in range(parts)]
