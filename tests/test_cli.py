@@ -60,7 +60,7 @@ def test_info_tells_versions_processor_and_gpu():
     assert told["threads"] == fastrnn.get_num_threads()
     assert told["vector_bits"] in (128, 256, 512)
     assert told["gpu"] or told["gpu_unused_because"]
-    assert told["blas"]
+    assert np.show_config(mode="dicts")["Build Dependencies"]["blas"]["name"] in told["blas"]
     table = run("info").stdout
     for value in (told["processor"], np.__version__, f"{told['vector_bits']} bits", told["gpu_unused_because"]):
         assert str(value) in table
