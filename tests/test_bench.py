@@ -587,5 +587,9 @@ def test_peaks_are_rates_of_all_threads_together(monkeypatch):
     assert turns == [1] * len(turns)
     assert len(turns) == 2 * (2 + peaks.TRIES)
     monkeypatch.setattr(peaks, "_best_rate", lambda kernels: 10.0)
+    peaks._bandwidth.cache_clear()
+    assert peaks.bandwidth(8193, 2) == 10.0 * 4096 * 2  # a power of two below, each thread its part
+    assert peaks.bandwidth(1 << 40, 2) == 10.0 * peaks.MAIN_MEMORY
+    peaks._bandwidth.cache_clear()
     assert peaks._bandwidth.__wrapped__(4096, 3) == 10.0 * 4096 * 3
     assert peaks.flops.__wrapped__("float64", 2) == 10.0 * 2 * peaks.CHAINS * peaks._width("float64") * 2

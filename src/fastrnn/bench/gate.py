@@ -14,7 +14,7 @@ from fastrnn.bench.cases import Case
 from fastrnn.bench.contestant import Contestant
 from fastrnn.bench.problem import Problem
 
-# About seven times the largest error of any contestant over the public table: 2.7e-6, bias gradients at T=100, B=64.
+# Seven times the largest error of any contestant over the public table: 2.9e-6, torch's LSTM at T=100, B=64, H=512.
 # float64 contestants are as precise as the oracle, so both share the blame for a difference.
 LIMITS = {"float32": 2e-5, "float64": 1e-12}
 

@@ -57,7 +57,8 @@ def flops(dtype: str, threads: int) -> float:
 
 def bandwidth(size: int, threads: int) -> float:
     """Bytes per second at which a working set of `size` bytes, split over the threads, is read again and again."""
-    part = 1 << max(12, (size // threads - 1).bit_length())  # powers of two: few sizes to measure
+    # Powers of two, so that few sizes are measured; rounded down, because a smaller set is never slower: the floor holds.
+    part = 1 << max(12, (size // threads).bit_length() - 1)
     return _bandwidth(min(part, MAIN_MEMORY // threads), threads)
 
 

@@ -27,7 +27,7 @@ class Effort:
         spinning worker threads of the contestant before (OpenMP's and ONNX Runtime's do) have gone to sleep.
     """
 
-    budget: float = 2.5
+    budget: float = 2.0
     min_rounds: int = 5
     few_rounds: int = 3
     max_rounds: int = 30
