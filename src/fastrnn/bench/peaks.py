@@ -57,7 +57,7 @@ def flops(dtype: str, threads: int) -> float:
 
 def bandwidth(size: int, threads: int) -> float:
     """Bytes per second at which a working set of `size` bytes, split over the threads, is read again and again."""
-    # Powers of two, so that few sizes are measured; rounded down, because a smaller set is never slower: the floor holds.
+    # Powers of two, so that few sizes are measured; rounded down: a smaller set is never slower, so the floor holds.
     part = 1 << max(12, (size // threads).bit_length() - 1)
     return _bandwidth(min(part, MAIN_MEMORY // threads), threads)
 
