@@ -17,9 +17,10 @@ from typing import Any
 
 from numba.extending import register_jitable
 
+from fastrnn.cpu.blocked import product, wide_product
 from fastrnn.cpu.build import kernel
 from fastrnn.cpu.cells.lstm import LSTM as CELL
-from fastrnn.cpu.microkernel import product_rows, unit_block
+from fastrnn.cpu.microkernel import unit_block
 from fastrnn.cpu.vector import load, load_tuple, splat, store, store_tuple
 
 cell_forward, cell_backward = CELL.forward, CELL.backward
@@ -28,8 +29,6 @@ gate_backward: Any = CELL.gate_backward
 GATES, SAVED, PLANES, UNITS = CELL.gates, CELL.saved, CELL.planes, CELL.units
 DAH_FIRST, DAH_LAST = CELL.dah_first, CELL.dah_first + CELL.gates - 1
 CELL_STATE, READS_H, GATED = CELL.cell_state, CELL.reads_h, CELL.gate is not None
-K_BLOCK = 256  # a panel of this depth (16 KiB) stays in the first-level cache while the rows of a tile go by
-FEW_ROWS = 2  # so few rows leave registers free: several panels at once hide the latency of the additions
 ROWS_AT_ONCE = 96  # of an input product: their block of K_BLOCK stays in the second-level cache
 TILE_ROWS = 48  # rows of one tile [TILE_ROWS, G, U], which stays in the first-level cache
 
@@ -65,55 +64,6 @@ def zero(target: Any, start: int, count: int) -> None:
     """target[start : start + count] = 0."""
     for k in range(count):
         target[start + k] = 0.0
-
-
-@register_jitable(error_model="numpy")
-def product(
-    a: Any, a_rows: Any, first: int, count: int, K: int, w: Any, w_first: int, panels: int, w_panel: int,
-    out: Any, start: int, out_row: int, out_panel: int, accumulate: bool,
-) -> None:  # fmt: skip
-    """out [count, panels, U] (+)= rows of a [.., K] times panels [K, U] of w, as sums of blocks of K_BLOCK."""
-    U = unit_block(a)
-    together = panels if count <= FEW_ROWS else 1
-    for k in range(0, K, K_BLOCK):
-        depth, more = min(K_BLOCK, K - k), accumulate or k > 0
-        for p in range(0, panels, together):
-            product_rows(
-                a[k:], a_rows, first, count, 1, w, w_first + p * w_panel + k * U, U, w_panel, together, depth,
-                out, start + p * out_panel, out_row, out_panel, more,
-            )  # fmt: skip
-
-
-@register_jitable(error_model="numpy")
-def wide_product(a: Any, a_rows: Any, count: int, K: int, w: Any, columns: int, out: Any) -> None:
-    """out [count, columns] = rows of a [.., K] times w [columns/U, K, U], as sums of blocks of K_BLOCK.
-
-    Blocks of K stand outside, so that the rows' block stays in the second-level cache while all panels go by.
-    """
-    U = unit_block(a)
-    together = 4 if count <= FEW_ROWS else 1
-    for k in range(0, K, K_BLOCK):
-        depth, part = min(K_BLOCK, K - k), a[k:]
-        for column in range(0, columns, together * U):
-            panels = min(together, (columns - column) // U)
-            product_rows(
-                part,
-                a_rows,
-                0,
-                count,
-                1,
-                w,
-                column * K + k * U,
-                U,
-                K * U,
-                panels,
-                depth,
-                out,
-                column,
-                columns,
-                U,
-                k > 0,
-            )
 
 
 @register_jitable(error_model="numpy")
@@ -324,7 +274,7 @@ def layer_backward(
             if projected:
                 copy(dh, b * Pp, dproj, (t * B + b) * Pp, Pp)
         if projected:
-            wide_product(dh, dh_rows, here, P, hr, Hp, dm)
+            wide_product(dh, dh_rows, 0, here, P, hr, Hp, dm)
         for i in range(here):
             b = rows[i]
             dead = clears and clear[t * B + b]
@@ -349,7 +299,7 @@ def layer_backward(
                 zero(dh, b * Pp, Pp)
         if GATED:
             gated_backward_rows(rows, here, t, u_gated, gates, hs, before, planes, last_rows, ds, dh, B, H, Hp, Pp)
-        wide_product(planes, dah_rows, here, (GATES - 1 if GATED else GATES) * Hp, u, Pp, back)
+        wide_product(planes, dah_rows, 0, here, (GATES - 1 if GATED else GATES) * Hp, u, Pp, back)
         for i in range(here):
             add(back, i * Pp, dh, dh_rows[i], Pp)
         for i in range(here):
@@ -365,7 +315,7 @@ def gated_backward_rows(
 ) -> None:  # fmt: skip
     """ds = last plane U_n^T, then plane 0 and the direct gradient of h_prev through the gated state."""
     U = unit_block(dh)
-    wide_product(planes, last_rows, count, Hp, u_gated, Hp, ds)
+    wide_product(planes, last_rows, 0, count, Hp, u_gated, Hp, ds)
     for i in range(count):
         b = rows[i]
         for column in range(0, Hp, U // 2):

@@ -8,62 +8,48 @@ from typing import Any
 
 import numpy as np
 
+from fastrnn.cpu.blocked import wide_product
 from fastrnn.cpu.build import kernel
 from fastrnn.cpu.microkernel import MAIN_ROWS, product_rows, unit_block
 from fastrnn.cpu.vector import load, splat, store
 
 SUM_BLOCK = 256  # terms that one chain of sums takes; part of the result's bits
+_ROWS_AT_ONCE = 96  # rows of a product: a block of them stays in the second-level cache while all panels go by
 _CHUNK_BYTES = 196608  # rows packed or read at once: well inside an L2 of 512 KiB
 _PANEL_BYTES = 2097152  # columns packed at once: read from L3 once for each chunk of rows
 
 
 @kernel
 def product_panels(
-    a: Any, a_rows: Any, w: Any, k: int, gates: int, columns: int, out: Any, out_rows: Any, out_gatestride: int,
-    accumulate: bool,
-) -> None:  # fmt: skip
-    """out[r, g, n] (+)= sum_kk a[r, kk] w[n // U, kk, g, n % U], each element by one chain of fused multiply-adds.
+    a: Any, a_rows: Any, w: Any, k: int, columns: int, out: Any, out_rows: Any, accumulate: bool
+) -> None:
+    """out[r, n] (+)= sum_kk a[r, kk] w[n // U, kk, n % U], as sums of blocks of K_BLOCK (fastrnn.cpu.blocked).
 
     Args:
         a: flat array; row r stands at a_rows[r], its k elements side by side.
         a_rows: int64 [R], offsets of the rows in `a`.
-        w: packed panels, flat [ceil(columns / U), k, G, U], dtype of `a`.
-        k: length of the sums.
-        gates: G.
-        columns: columns of one gate; the last panel may be partly used.
-        out: flat array, dtype of `a`; element (r, g, n) stands at out_rows[r] + g * out_gatestride + n.
+        w: packed panels, flat [ceil(columns / U), k, U], dtype of `a`.
+        k: length of the sums, at least 1.
+        columns: number of columns; the last panel may be partly used.
+        out: flat array, dtype of `a`; element (r, n) stands at out_rows[r] + n.
         out_rows: int64 [R], offsets of the rows in `out`.
-        out_gatestride: distance of gates in `out`, elements.
         accumulate: add to what stands in `out` instead of overwriting it.
     """
     U, lanes, rows = unit_block(a), unit_block(a) // 2, a_rows.size
-    chunk = max(_CHUNK_BYTES // (a.itemsize * max(k, 1)) // MAIN_ROWS, 4) * MAIN_ROWS
-    tile = np.empty(min(chunk, rows) * gates * U, a.dtype)
-    for first in range(0, rows, chunk):
-        here = min(chunk, rows - first)
-        for column in range(0, columns, U):
-            # Through a tile, since rows of `out` may lie anywhere and its last panel may be cut: under 3% for k >= 64.
-            product_rows(a, a_rows, first, here, 1, w, column * k * gates, gates * U, U, gates, k,
-                         tile, 0, gates * U, U, False)  # fmt: skip
-            whole = columns - column >= U
-            for row in range(here):
-                for gate in range(gates):
-                    at, to = (row * gates + gate) * U, out_rows[first + row] + gate * out_gatestride + column
-                    if not whole:
-                        _copy(tile, at, out, to, columns - column, accumulate)
-                    elif accumulate:
-                        store(out, to, load(out, to) + load(tile, at))
-                        store(out, to + lanes, load(out, to + lanes) + load(tile, at + lanes))
-                    else:
-                        store(out, to, load(tile, at))
-                        store(out, to + lanes, load(tile, at + lanes))
-
-
-@kernel
-def _copy(source: Any, start: int, out: Any, to: int, count: int, accumulate: bool) -> None:
-    """out[to : to + count] (+)= source[start : start + count]."""
-    for i in range(count):
-        out[to + i] = out[to + i] + source[start + i] if accumulate else source[start + i]
+    padded = (columns + U - 1) // U * U
+    # Through a tile, since rows of `out` may lie anywhere and its last panel may be cut.
+    tile = np.empty(min(_ROWS_AT_ONCE, rows) * padded, a.dtype)
+    for first in range(0, rows, _ROWS_AT_ONCE):
+        here = min(_ROWS_AT_ONCE, rows - first)
+        wide_product(a, a_rows, first, here, k, w, padded, tile)
+        for row in range(here):
+            at, to = row * padded, out_rows[first + row]
+            whole = columns // lanes * lanes
+            for n in range(0, whole, lanes):
+                value = load(tile, at + n)
+                store(out, to + n, load(out, to + n) + value if accumulate else value)
+            for n in range(whole, columns):
+                out[to + n] = out[to + n] + tile[at + n] if accumulate else tile[at + n]
 
 
 @kernel

@@ -1,4 +1,4 @@
-"""Weights into panels and back: a panel holds, for one block of units, everything that a product streams through.
+"""Weights into panels: a panel holds, for one block of units, everything that a product streams through.
 
 All arrays are flat and C-contiguous; their shapes stand beside them. U is the block of units, two vectors wide.
 """
@@ -40,17 +40,3 @@ def pack_backward(w: Any, order: Any, panels: Any, H: int, rows: int, C: int) ->
                 target = (first // U * K + g * rows + r) * U
                 for j in range(width):
                     panels[target + j] = w[source + j]
-
-
-@kernel
-def unpack_gradient(c: Any, order: Any, dw: Any, H: int, Hp: int, K: int) -> None:
-    """dw [*, H, K] at the gates `order` = c [K, G, Hp] transposed, without the padding."""
-    width = order.size * Hp
-    for g in range(order.size):
-        for first in range(0, H, 16):  # a block of 16 keeps both sides in the cache
-            for begin in range(0, K, 16):
-                for r in range(first, min(first + 16, H)):
-                    target = (order[g] * H + r) * K
-                    source = g * Hp + r
-                    for k in range(begin, min(begin + 16, K)):
-                        dw[target + k] = c[k * width + source]

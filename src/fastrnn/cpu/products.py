@@ -14,7 +14,7 @@ from fastrnn import threads
 from fastrnn.arrays import Array
 from fastrnn.cpu import build, pool
 from fastrnn.cpu.layout import THREAD_FLOPS, columns_of, flat
-from fastrnn.cpu.packed import Packed
+from fastrnn.cpu.packed import Packed, Sizes
 from fastrnn.recurrence import Run, Weights
 
 if TYPE_CHECKING:
@@ -30,18 +30,22 @@ class Places(NamedTuple):
     dx: Array
 
 
-def _places(run: Run, dx: Array, Pp: int) -> tuple[Array, Array, Places]:
-    """x and dx as flat arrays, and the places of their rows."""
+def _places(run: Run, dx: Array, n: Sizes) -> tuple[Array, Array, Places]:
+    """x [T, B, Ip] and dx [T, B, I] as flat arrays, and the places of their rows."""
     steps, batch = run.x.shape[:2]
     t, b = np.divmod(np.arange(steps * batch), batch) if batch else (np.empty(0, np.int64), np.empty(0, np.int64))
     if run.lengths is not None:
         here = t < run.lengths[b]
         t, b = t[here], b[here]
-    x, x_step, x_row = flat(run.x)
+    source = run.x
+    if n.padded(n.I) != n.I:  # the products read whole blocks of columns
+        source = np.empty((steps, batch, n.padded(n.I)), run.x.dtype)
+        source[:, :, : n.I], source[:, :, n.I :] = run.x, 0
+    x, x_step, x_row = flat(source)
     out, dx_step, dx_row = flat(dx)
     before = t + 1 if run.reverse else t
     return x, out, Places(
-        t * x_step + b * x_row, (before * batch + b) * Pp, t * batch + b, t * dx_step + b * dx_row
+        t * x_step + b * x_row, (before * batch + b) * n.Pp, t * batch + b, t * dx_step + b * dx_row
     )  # fmt: skip
 
 
@@ -53,49 +57,51 @@ def after_loop(
     planes: [T, B, planes, Hp]. dproj: [T, B, Pp] with a projection. Rows of steps that do not exist are never read.
     """
     n, r, w, dtype = packed.sizes, packed.rendering, packed.weights, packed.dtype
-    x, dx_flat, at = _places(run, dx, n.Pp)
+    x, dx_flat, at = _places(run, dx, n)
     if run.lengths is not None and not accumulate:
         dx[...] = 0
-    hs, width = saved.hs.reshape(-1), n.G * n.Hp
+    Ip, width = n.padded(n.I), n.G * n.Hp
     dax = at.step * (r.planes * n.Hp) + r.dax_first * n.Hp
     dah = at.step * (r.planes * n.Hp) + r.dah_first * n.Hp
-    ih, hh = np.empty(n.I * width, dtype), np.empty(n.P * width, dtype)
-    hr = np.empty(n.H * n.Pp if w.hr is not None else 0, dtype)
+    ih, hh = np.empty(width * Ip, dtype), np.empty(width * n.Pp, dtype)
+    hr = np.empty(n.Pp * n.Hp if w.hr is not None else 0, dtype)
     b_ih, b_hh = np.empty((2, width), dtype)
-    ungated = width - n.Hp if packed.cell.gated else width
+    gated = n.Hp if packed.cell.gated else 0  # rows of the gate that sees the gated state instead of h
     kernels = build.load("matmul")
 
     def work(part: int, parts: int) -> None:
-        first, end = columns_of(width, n.U, part, parts)
-        kernels.gemm_tn(x, at.x, planes, dax, n.I, first, end, ih, width, False)
-        kernels.gemm_tn(hs, at.h_prev, planes, dah, n.P, min(first, ungated), min(end, ungated), hh, width, False)
-        if packed.cell.gated and end > ungated:
-            s = saved.s.reshape(-1)
-            kernels.gemm_tn(s, at.step * n.Hp, planes, dah, n.H, max(first, ungated), end, hh, width, False)
+        def product(a: Array, a_rows: Array, rows: int, b: Array, b_rows: Array, columns: int, out: Array) -> None:
+            mine = columns_of(columns, n.U, part, parts)
+            kernels.gemm_tn(a, a_rows, b, b_rows, rows, *mine, out, columns, False)
+
+        product(planes, dax, width, x, at.x, Ip, ih)
+        product(planes, dah, width - gated, saved.hs.reshape(-1), at.h_prev, n.Pp, hh)
+        if gated:
+            last = dah + width - gated
+            product(planes, last, gated, saved.s.reshape(-1), at.step * n.Hp, n.Hp, hh[(width - gated) * n.Pp :])
         if w.hr is not None:
-            columns = columns_of(n.Pp, n.U, part, parts)
-            kernels.gemm_tn(saved.m.reshape(-1), at.step * n.Hp, dproj, at.step * n.Pp, n.H, *columns, hr, n.Pp, False)
+            product(dproj, at.step * n.Pp, n.Pp, saved.m.reshape(-1), at.step * n.Hp, n.Hp, hr)
         if w.b_ih is not None:
-            kernels.column_sums(planes, dax, first, end, b_ih)
-            kernels.column_sums(planes, dah, first, end, b_hh)
+            mine = columns_of(width, n.U, part, parts)
+            kernels.column_sums(planes, dax, *mine, b_ih)
+            kernels.column_sums(planes, dah, *mine, b_hh)
         rows = slice(at.dx.size * part // parts, at.dx.size * (part + 1) // parts)
-        kernels.product_panels(planes, dax[rows], packed.w_back, width, 1, n.I, dx_flat, at.dx[rows], 0, accumulate)
+        kernels.product_panels(planes, dax[rows], packed.w_back, width, n.I, dx_flat, at.dx[rows], accumulate)
 
     flops = 2.0 * at.dx.size * width * (2 * n.I + n.P)
     parts = int(max(1, min(threads.get_num_threads(), flops // THREAD_FLOPS)))
     pool.run([partial(work, part, parts) for part in range(parts)])
     order, gates = r.dah_gates, tuple(range(n.G))
     return Weights(
-        _unpack(packed, ih, gates, n.I), _unpack(packed, hh, order, n.P),
-        None if w.b_ih is None else b_ih.reshape(n.G, n.Hp)[:, : n.H].reshape(-1),
-        None if w.b_hh is None else b_hh.reshape(n.G, n.Hp)[np.argsort(order), : n.H].reshape(-1),
-        None if w.hr is None else np.ascontiguousarray(hr.reshape(n.H, n.Pp)[:, : n.P].T),
+        _cut(ih.reshape(n.G, n.Hp, Ip), gates, n.H, n.I), _cut(hh.reshape(n.G, n.Hp, n.Pp), order, n.H, n.P),
+        None if w.b_ih is None else _cut(b_ih.reshape(n.G, n.Hp, 1), gates, n.H, 1)[:, 0],
+        None if w.b_hh is None else _cut(b_hh.reshape(n.G, n.Hp, 1), order, n.H, 1)[:, 0],
+        None if w.hr is None else _cut(hr.reshape(1, n.Pp, n.Hp), (0,), n.P, n.H),
     )  # fmt: skip
 
 
-def _unpack(packed: Packed, c: Array, order: tuple[int, ...], K: int) -> Array:
-    """[G*H, K] of c [K, G, Hp], whose gates stand in this order."""
-    n = packed.sizes
-    dw = np.empty((n.G * n.H, K), packed.dtype)
-    build.load("pack").unpack_gradient(c, np.array(order, np.int64), dw.reshape(-1), n.H, n.Hp, K)
-    return dw
+def _cut(padded: Array, order: tuple[int, ...], H: int, K: int) -> Array:
+    """[G*H, K] of an array [G, >= H, >= K] whose gates stand in this order; copied only where something must move."""
+    if order != tuple(range(len(order))):
+        padded = padded[np.argsort(order)]
+    return np.ascontiguousarray(padded[:, :H, :K]).reshape(len(order) * H, K)

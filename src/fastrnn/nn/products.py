@@ -98,9 +98,7 @@ class Compiled(Plain):
 
         def work(first: int, end: int) -> None:
             here = at[first:end]
-            self._matmul.product_panels(
-                flat, here * k, panels, k, 1, columns, out.reshape(-1), here * columns, 0, False
-            )
+            self._matmul.product_panels(flat, here * k, panels, k, columns, out.reshape(-1), here * columns, False)
 
         self._share(work, rows, 2.0 * rows * columns * k)
         return out
