@@ -16,8 +16,8 @@ NOTES = (
     "Times are medians over interleaved samples (± the distance between their quartiles, where given); *vs best*, or "
     "*1.40x torch*, is the time of the fastest peer over fastrnn's in the same run: above 1, fastrnn is faster. Every "
     "result is checked against float64 before it is timed. Training renews the parameters, then runs forward and "
-    "backward with all gradients (x, parameters, initial states). The floor is the roofline of this machine, from peaks "
-    "measured in the same run."
+    "backward with all gradients (x, parameters, initial states). The floor is the roofline of this machine, from "
+    "peaks measured in the same run."
 )
 THREADS = (
     "A number of threads is an upper bound, the same for all contestants. On a machine shared with others, work split "
