@@ -9,6 +9,7 @@ from typing import Any
 
 from fastrnn.cpu.build import kernel
 from fastrnn.cpu.microkernel import unit_block
+from fastrnn.cpu.vector import load, store
 
 
 @kernel
@@ -38,5 +39,9 @@ def pack_backward(w: Any, order: Any, panels: Any, H: int, rows: int, C: int) ->
             for r in range(H):
                 source = (order[g] * H + r) * C + first
                 target = (first // U * K + g * rows + r) * U
-                for j in range(width):
-                    panels[target + j] = w[source + j]
+                if width == U:
+                    store(panels, target, load(w, source))
+                    store(panels, target + U // 2, load(w, source + U // 2))
+                else:
+                    for j in range(width):
+                        panels[target + j] = w[source + j]

@@ -30,10 +30,10 @@ class Settings:
         ValueError, TypeError: a setting out of range or of another type.
     """
 
-    steps: int = 1500
+    steps: int = 2200
     batch: int = 32
     window: int = 64
-    lr: float = 4e-3
+    lr: float = 6e-3
     clip: float = 1.0
 
     def __post_init__(self) -> None:
