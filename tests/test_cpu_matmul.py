@@ -10,7 +10,7 @@ import pytest
 from numba import njit, types
 from tolerance import EPS, assert_same_bits
 
-from fastrnn.cpu import matmul
+from fastrnn.cpu import matmul, pack
 from fastrnn.cpu.microkernel import MAIN_ROWS, product_rows, unit_block, unit_block_of
 
 DTYPES = ("float32", "float64")
@@ -238,3 +238,22 @@ def test_column_sums(dtype: str, k: int) -> None:
     matmul.column_sums(b, b_rows, U, 2 * U, split)
     matmul.column_sums(b, b_rows, 2 * U, 4 * U, split)
     assert_same_bits("split columns", split, out)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("G", "H", "K"), [(1, 1, 1), (3, 7, 5), (4, 16, 16), (2, 33, 19), (3, 32, 40)])
+def test_panels_hold_each_weight_once(dtype: str, G: int, H: int, K: int) -> None:
+    U = block(dtype)
+    Hp, Kp = -(-H // U) * U, -(-K // U) * U
+    w = normal(7, dtype, G, H, K)
+    whole = np.zeros((G, Hp, K), dtype)
+    whole[:, :H] = w
+    panels = np.zeros(whole.size, dtype)
+    pack.pack_forward(w.ravel(), panels, G, H, K)
+    assert_same_bits("forward", panels, whole.reshape(G, Hp // U, U, K).transpose(1, 0, 3, 2).ravel())
+    order = np.arange(G)[::-1].copy()
+    whole = np.zeros((G, Hp, Kp), dtype)
+    whole[:, :H, :K] = w[::-1]
+    panels = np.zeros(whole.size, dtype)
+    pack.pack_backward(w.ravel(), order, panels, H, Hp, K)
+    assert_same_bits("backward", panels, whole.reshape(G * Hp, Kp // U, U).transpose(1, 0, 2).ravel())

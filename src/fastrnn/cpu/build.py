@@ -112,7 +112,7 @@ def _folder(digest: str) -> Path:
 def cache_root() -> Path:
     """Return the folder of the kernel cache: FASTRNN_CACHE_DIR, else fastrnn in the user's cache folder."""
     if VARIABLE in os.environ:
-        return Path(os.environ[VARIABLE])
+        return Path(os.environ[VARIABLE]).absolute()
     if sys.platform == "win32":
         return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local")) / "fastrnn"
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fastrnn"

@@ -9,20 +9,24 @@ from typing import Any
 
 from fastrnn.cpu.build import kernel
 from fastrnn.cpu.microkernel import unit_block
-from fastrnn.cpu.vector import load, store
+from fastrnn.cpu.vector import load, load_columns, store, store_tuple
 
 
 @kernel
 def pack_forward(w: Any, panels: Any, G: int, H: int, K: int) -> None:
     """Panels [Hp/U, G, K, U], zeroed before, of w [G, H, K]: for products a [.., K] times w transposed."""
     U = unit_block(w)
+    lanes = U // 2
     for first in range(0, H, U):
         for g in range(G):
+            source, target = (g * H + first) * K, first * G * K + g * U * K
+            whole = K // lanes * lanes if first + U <= H else 0
+            for j in range(0, U, lanes):
+                for k in range(0, whole, lanes):
+                    store_tuple(panels, target + k * U + j, U, load_columns(w, source + j * K + k, K))
             for j in range(min(U, H - first)):
-                source = (g * H + first + j) * K
-                target = (first * G + g * U) * K + j
-                for k in range(K):
-                    panels[target + k * U] = w[source + k]
+                for k in range(whole, K):
+                    panels[target + k * U + j] = w[source + j * K + k]
 
 
 @kernel

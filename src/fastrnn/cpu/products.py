@@ -66,7 +66,8 @@ def after_loop(
     ih, hh = np.empty(width * Ip, dtype), np.empty(width * n.Pp, dtype)
     hr = np.empty(n.Pp * n.Hp if w.hr is not None else 0, dtype)
     b_ih, b_hh = np.empty((2, width), dtype)
-    gated = n.Hp if packed.cell.gated else 0  # rows of the gate that sees the gated state instead of h
+    ungated = n.G - 1 if packed.cell.gated else n.G  # the last gate of a gated cell sees the gated state instead of h
+    order = r.dah_gates[:ungated]
     kernels = build.load("matmul")
 
     def work(part: int, parts: int) -> None:
@@ -75,33 +76,45 @@ def after_loop(
             kernels.gemm_tn(a, a_rows, b, b_rows, rows, *mine, out, columns, False)
 
         product(planes, dax, width, x, at.x, Ip, ih)
-        product(planes, dah, width - gated, saved.hs.reshape(-1), at.h_prev, n.Pp, hh)
-        if gated:
-            last = dah + width - gated
-            product(planes, last, gated, saved.s.reshape(-1), at.step * n.Hp, n.Hp, hh[(width - gated) * n.Pp :])
+        for plane, gate, count in runs(order):
+            rows, into = dah + plane * n.Hp, hh[gate * n.Hp * n.Pp :]
+            product(planes, rows, count * n.Hp, saved.hs.reshape(-1), at.h_prev, n.Pp, into)
+        if packed.cell.gated:
+            rows, into = dah + ungated * n.Hp, hh[ungated * n.Hp * n.Pp :]
+            product(planes, rows, n.Hp, saved.s.reshape(-1), at.step * n.Hp, n.Hp, into)
         if w.hr is not None:
             product(dproj, at.step * n.Pp, n.Pp, saved.m.reshape(-1), at.step * n.Hp, n.Hp, hr)
         if w.b_ih is not None:
             mine = columns_of(width, n.U, part, parts)
             kernels.column_sums(planes, dax, *mine, b_ih)
             kernels.column_sums(planes, dah, *mine, b_hh)
-        rows = slice(at.dx.size * part // parts, at.dx.size * (part + 1) // parts)
-        kernels.product_panels(planes, dax[rows], packed.w_back, width, n.I, dx_flat, at.dx[rows], accumulate)
+        share = slice(at.dx.size * part // parts, at.dx.size * (part + 1) // parts)
+        kernels.product_panels(planes, dax[share], packed.w_back, width, n.I, dx_flat, at.dx[share], accumulate)
 
     flops = 2.0 * at.dx.size * width * (2 * n.I + n.P)
     parts = int(max(1, min(threads.get_num_threads(), flops // THREAD_FLOPS)))
     pool.run([partial(work, part, parts) for part in range(parts)])
-    order, gates = r.dah_gates, tuple(range(n.G))
+    sums = np.empty_like(b_hh)
+    sums.reshape(n.G, n.Hp)[list(r.dah_gates)] = b_hh.reshape(n.G, n.Hp)
     return Weights(
-        _cut(ih.reshape(n.G, n.Hp, Ip), gates, n.H, n.I), _cut(hh.reshape(n.G, n.Hp, n.Pp), order, n.H, n.P),
-        None if w.b_ih is None else _cut(b_ih.reshape(n.G, n.Hp, 1), gates, n.H, 1)[:, 0],
-        None if w.b_hh is None else _cut(b_hh.reshape(n.G, n.Hp, 1), order, n.H, 1)[:, 0],
-        None if w.hr is None else _cut(hr.reshape(1, n.Pp, n.Hp), (0,), n.P, n.H),
+        _cut(ih.reshape(n.G, n.Hp, Ip), n.H, n.I), _cut(hh.reshape(n.G, n.Hp, n.Pp), n.H, n.P),
+        None if w.b_ih is None else _cut(b_ih.reshape(n.G, n.Hp, 1), n.H, 1)[:, 0],
+        None if w.b_hh is None else _cut(sums.reshape(n.G, n.Hp, 1), n.H, 1)[:, 0],
+        None if w.hr is None else _cut(hr.reshape(1, n.Pp, n.Hp), n.P, n.H),
     )  # fmt: skip
 
 
-def _cut(padded: Array, order: tuple[int, ...], H: int, K: int) -> Array:
-    """[G*H, K] of an array [G, >= H, >= K] whose gates stand in this order; copied only where something must move."""
-    if order != tuple(range(len(order))):
-        padded = padded[np.argsort(order)]
-    return np.ascontiguousarray(padded[:, :H, :K]).reshape(len(order) * H, K)
+def runs(order: tuple[int, ...]) -> list[tuple[int, int, int]]:
+    """Stretches of consecutive gates: (place in `order`, first gate, number of gates)."""
+    found: list[tuple[int, int, int]] = []
+    for place, gate in enumerate(order):
+        if found and gate == found[-1][1] + found[-1][2]:
+            found[-1] = (found[-1][0], found[-1][1], found[-1][2] + 1)
+        else:
+            found.append((place, gate, 1))
+    return found
+
+
+def _cut(padded: Array, H: int, K: int) -> Array:
+    """[G*H, K] of an array [G, >= H, >= K]; copied only where there is padding."""
+    return np.ascontiguousarray(padded[:, :H, :K]).reshape(padded.shape[0] * H, K)

@@ -190,6 +190,32 @@ def store_tuple(typingctx: Any, array: Any, offset: Any, stride: Any, vectors: A
     return types.void(array, types.intp, types.intp, vectors), codegen
 
 
+@intrinsic
+def load_columns(typingctx: Any, array: Any, offset: Any, stride: Any) -> Any:
+    """The columns of a square block of a flat array, whose rows, `lanes` of them, start `stride` elements apart."""
+    if not is_flat(array):
+        return None
+    vec = Vec(array.dtype)
+    n = vec.lanes
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        array, offset, stride = args
+        vectors = []
+        for _ in range(n):
+            vectors.append(load_ir(builder, vec, element_pointer(context, builder, signature.args[0], array, offset)))
+            offset = builder.add(offset, stride)
+        kind = ir.VectorType(ir.IntType(32), n)
+        low, high = ([k // 2 + start + k % 2 * n for k in range(n)] for start in (0, n // 2))
+        for _ in range(n.bit_length() - 1):  # each round riffles the upper half of the rows into the lower
+            vectors = [
+                builder.shuffle_vector(vectors[k // 2], vectors[k // 2 + n // 2], ir.Constant(kind, (low, high)[k % 2]))
+                for k in range(n)
+            ]
+        return context.make_tuple(builder, signature.return_type, vectors)
+
+    return types.UniTuple(vec, n)(array, types.intp, types.intp), codegen
+
+
 # Values
 
 
