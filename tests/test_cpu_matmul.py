@@ -10,7 +10,8 @@ import pytest
 from numba import njit, types
 from tolerance import EPS, assert_same_bits
 
-from fastrnn.cpu import matmul, pack
+from fastrnn.cpu import matmul
+from fastrnn.cpu import panels as packing
 from fastrnn.cpu.microkernel import MAIN_ROWS, product_rows, unit_block, unit_block_of
 
 DTYPES = ("float32", "float64")
@@ -249,11 +250,11 @@ def test_panels_hold_each_weight_once(dtype: str, G: int, H: int, K: int) -> Non
     whole = np.zeros((G, Hp, K), dtype)
     whole[:, :H] = w
     panels = np.zeros(whole.size, dtype)
-    pack.pack_forward(w.ravel(), panels, G, H, K)
+    packing.pack_forward(w.ravel(), panels, G, H, K)
     assert_same_bits("forward", panels, whole.reshape(G, Hp // U, U, K).transpose(1, 0, 3, 2).ravel())
     order = np.arange(G)[::-1].copy()
     whole = np.zeros((G, Hp, Kp), dtype)
     whole[:, :H, :K] = w[::-1]
     panels = np.zeros(whole.size, dtype)
-    pack.pack_backward(w.ravel(), order, panels, H, Hp, K)
+    packing.pack_backward(w.ravel(), order, panels, H, Hp, K)
     assert_same_bits("backward", panels, whole.reshape(G * Hp, Kp // U, U).transpose(1, 0, 2).ravel())

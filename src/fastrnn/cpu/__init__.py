@@ -1,4 +1,4 @@
-"""The CPU backend: Numba kernels in loop.py, matmul.py and pack.py; see fastrnn.recurrence for what a backend is."""
+"""The CPU backend: Numba kernels in loop.py, matmul.py and panels.py; see fastrnn.recurrence for what a backend is."""
 
 from __future__ import annotations
 

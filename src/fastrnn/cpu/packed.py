@@ -73,12 +73,12 @@ class Packed:
 
     def _forward(self, w: Array, G: int, H: int, K: int) -> Array:
         panels = aligned_zeros(self.sizes.padded(H) * K * G, self.dtype)
-        build.load("pack").pack_forward(plain(w), panels, G, H, K)
+        build.load("panels").pack_forward(plain(w), panels, G, H, K)
         return panels
 
     def _backward(self, w: Array, order: tuple[int, ...], H: int, rows: int, C: int) -> Array:
         panels = aligned_zeros(self.sizes.padded(C) * len(order) * rows, self.dtype)
-        build.load("pack").pack_backward(plain(w), np.array(order, np.int64), panels, H, rows, C)
+        build.load("panels").pack_backward(plain(w), np.array(order, np.int64), panels, H, rows, C)
         return panels
 
     @cached_property

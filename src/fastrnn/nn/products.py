@@ -51,7 +51,7 @@ class Compiled(Plain):
 
         super().__init__(weight)
         microkernel.ready(numba.from_dtype(weight.dtype))
-        self._matmul, self._pack, self._plain = build.load("matmul"), build.load("pack"), layout.plain
+        self._matmul, self._pack, self._plain = build.load("matmul"), build.load("panels"), layout.plain
         self._thread_flops = layout.THREAD_FLOPS
         self._block = 2 * vector.vector_bytes() // weight.dtype.itemsize
 
