@@ -104,7 +104,7 @@ def test_the_file_is_plain_safetensors(tmp_path: Path) -> None:
 
 def described(**changes: Any) -> dict[str, str]:
     """The metadata of a good file but for these changes; a value of ... leaves the key out."""
-    arguments = {"input_size": 3, "hidden_size": 4, "seed": 0, **changes.pop("arguments", {})}
+    arguments = {**fastrnn.RNN(3, 4, seed=0)._arguments, **changes.pop("arguments", {})}
     whole = {"format": 1, "class": "RNN", "arguments": arguments, "calls": 0, **changes}
     return {"fastrnn": json.dumps({key: value for key, value in whole.items() if value is not ...})}
 
@@ -128,6 +128,8 @@ FOREIGN: dict[str, tuple[dict[str, np.ndarray], dict[str, str] | None]] = {
     "arguments-a-list": (tensors(), {"fastrnn": '{"format": 1, "class": "RNN", "arguments": [3, 4], "calls": 0}'}),
     "unknown-argument": (tensors(), described(arguments={"colour": 1})),
     "refused-argument": (tensors(), described(arguments={"dropout": 2.0})),
+    "unknown-nonlinearity": (tensors(), described(arguments={"nonlinearity": "sigmoid"})),
+    "size-beyond-memory": (tensors(), described(arguments={"hidden_size": 10**9})),
     "wrong-size": (tensors(), described(arguments={"hidden_size": 5})),
     "wrong-number-of-layers": (tensors(), described(arguments={"num_layers": 2})),
     "no-calls": (tensors(), described(calls=...)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 import sys
 from types import ModuleType
 from typing import Any, TypeAlias
@@ -28,4 +29,4 @@ def describe(value: object) -> str:
         return f"{value.shape} {value.dtype}"  # type: ignore[attr-defined]
     shape = getattr(value, "shape", None)
     kind = f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
-    return f"{kind} of shape {tuple(shape)}" if shape is not None else f"{kind} {value!r}"
+    return f"{kind} of shape {tuple(shape)}" if shape is not None else f"{kind} {reprlib.repr(value)}"

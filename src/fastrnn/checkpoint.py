@@ -55,7 +55,7 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Array], dict[str, Any]
         with safe_open(path, framework="np") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    except (SafetensorError, OSError, ValueError, TypeError) as error:
+    except (SafetensorError, AttributeError, OSError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: expected a safetensors file, got a damaged or foreign one ({error})") from error
     try:
         description = json.loads(metadata[KEY])

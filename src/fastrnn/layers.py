@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import secrets
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Generic, TypeVar, cast
@@ -69,46 +70,62 @@ class _Recurrent(Generic[S]):
     device: str
     seed: int
 
-    def __init__(self, cell: str, arguments: dict[str, Any]) -> None:
+    @staticmethod
+    def _cell(arguments: Mapping[str, Any]) -> str:
+        """Name of the cell in the registry."""
+        raise NotImplementedError
+
+    def __init__(self, arguments: dict[str, Any]) -> None:
         arguments = validation.constructor(arguments)
         if arguments["seed"] is None:
             arguments["seed"] = secrets.randbits(64)
         if arguments["dropout"] and arguments["num_layers"] == 1:
             warnings.warn("dropout acts between layers: it has no effect with num_layers=1", UserWarning, stacklevel=3)
-        self._configure(cell, arguments)
+        self._configure(arguments)
         self.calls = 0  # training calls so far: the dropout masks' counter; part of a checkpoint
         self._params = {name: _frozen(value) for name, value in self._initial_parameters(arguments)}
 
-    def _configure(self, cell: str, arguments: dict[str, Any]) -> None:
+    @classmethod
+    def _restored(cls, arguments: dict[str, Any], params: Mapping[str, Array], calls: object) -> Any:
+        """A layer with these parameters; nothing of the claimed sizes is made before the parameters fit them."""
+        layer = cls.__new__(cls)
+        arguments = validation.constructor(arguments)
+        validation.integer("seed", arguments["seed"], 0)
+        layer._configure(arguments)
+        layer.calls = validation.integer("calls", calls, 0)
+        shapes = dict(layer._shapes())
+        if params.keys() != shapes.keys():
+            raise ValueError(f"parameters {', '.join(params)}")
+        layer._params = {
+            name: _frozen(validation.array(name, params[name], layer.dtype, shape).copy())
+            for name, shape in shapes.items()
+        }
+        return layer
+
+    def _configure(self, arguments: dict[str, Any]) -> None:
         """Set what follows from the constructor's arguments alone."""
         self._arguments = arguments
         for name in PUBLIC & arguments.keys():
             setattr(self, name, arguments[name])
         self._network = sequence.Network(
-            CELLS[cell], self.hidden_size, self.proj_size, self.num_layers, 1 + self.bidirectional, self.dropout,
-            self.seed,
+            CELLS[self._cell(arguments)], self.hidden_size, self.proj_size, self.num_layers, 1 + self.bidirectional,
+            self.dropout, self.seed,
         )  # fmt: skip
         self._packed: dict[str, list[Any]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        """What copy and pickle keep: packed weights are made anew, and a cell goes by its name."""
-        return {
-            "cell": self._network.cell.name, "arguments": self._arguments, "params": self._params, "calls": self.calls
-        }  # fmt: skip
+        """What copy and pickle keep: packed weights are made anew."""
+        return {"arguments": self._arguments, "params": self._params, "calls": self.calls}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self._configure(state["cell"], state["arguments"])
+        self._configure(state["arguments"])
         self.calls = state["calls"]
         # copies of read-only arrays are writable
         self._params = {name: _frozen(value) for name, value in state["params"].items()}
 
     def _initial_parameters(self, arguments: dict[str, Any]) -> list[tuple[str, Array]]:
         rng, result = np.random.default_rng(self.seed), []
-        gates = len(self._network.cell.gates)
-        for name, shape in initialisation.shapes(
-            self.input_size, self.hidden_size, self.proj_size, gates, self.num_layers, self._network.num_directions,
-            self.bias,
-        ):  # fmt: skip
+        for name, shape in self._shapes():
             value = initialisation.initialise(name, shape, self.hidden_size, arguments["init"], rng)
             if arguments.get("forget_bias") is not None and name.startswith("bias"):
                 forget = self._network.cell.gates.index("f") * self.hidden_size
@@ -118,9 +135,16 @@ class _Recurrent(Generic[S]):
             result.append((name, value.astype(self.dtype)))
         return result
 
+    def _shapes(self) -> Iterator[tuple[str, tuple[int, ...]]]:
+        network = self._network
+        return initialisation.shapes(
+            self.input_size, self.hidden_size, self.proj_size, len(network.cell.gates), self.num_layers,
+            network.num_directions, self.bias,
+        )  # fmt: skip
+
     @property
     def params(self) -> Mapping[str, Array]:
-        """The parameters by torch's names, read-only; they are replaced, never changed, by `update`."""
+        """The parameters by torch's names: a read-only mapping that follows `update`, of arrays that do not."""
         return MappingProxyType(self._params)
 
     def update(self, params: Mapping[str, Array]) -> None:
@@ -130,7 +154,7 @@ class _Recurrent(Generic[S]):
             ValueError: a name that the layer does not have. ShapeError, TypeError: wrong shape, dtype or array type.
         """
         new = validation.parameters(params, self._params, partial=True, what="params")
-        self._params = {**self._params, **{name: _frozen(value) for name, value in new.items()}}
+        self._params.update({name: _frozen(value) for name, value in new.items()})
         self._packed = {}
 
     def state_dict(self) -> dict[str, Array]:
@@ -147,7 +171,8 @@ class _Recurrent(Generic[S]):
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the layer to a safetensors file, atomically; `fastrnn.load` reads it back."""
-        description = {"class": type(self).__name__, "arguments": self._arguments, "calls": self.calls}
+        name = next(name for name, kind in LAYERS.items() if isinstance(self, kind))
+        description = {"class": name, "arguments": self._arguments, "calls": self.calls}
         checkpoint.write(path, self._params, description)
 
     def to(self, device: str) -> _Recurrent[S]:
@@ -304,7 +329,7 @@ class _Recurrent(Generic[S]):
 
 def _frozen(value: Array) -> Array:
     value.flags.writeable = False
-    return value
+    return value.view()  # whose flag NumPy does not let anybody lift, as it would the owner's
 
 
 def _arguments(scope: dict[str, Any]) -> dict[str, Any]:
@@ -342,7 +367,11 @@ class LSTM(_Recurrent[tuple[Array, Array]]):
         dtype: Any = "float32", device: str = "cpu", precision: str = "highest", save: str = "gates",
         seed: int | None = None,
     ) -> None:  # fmt: skip
-        super().__init__("lstm", _arguments(locals()))
+        super().__init__(_arguments(locals()))
+
+    @staticmethod
+    def _cell(arguments: Mapping[str, Any]) -> str:
+        return "lstm"
 
 
 class GRU(_Recurrent[Array]):
@@ -365,7 +394,11 @@ class GRU(_Recurrent[Array]):
         dtype: Any = "float32", device: str = "cpu", precision: str = "highest", save: str = "gates",
         seed: int | None = None,
     ) -> None:  # fmt: skip
-        super().__init__("gru" if reset_after else "gru_reset_before", _arguments(locals()))
+        super().__init__(_arguments(locals()))
+
+    @staticmethod
+    def _cell(arguments: Mapping[str, Any]) -> str:
+        return "gru" if arguments["reset_after"] else "gru_reset_before"
 
 
 class RNN(_Recurrent[Array]):
@@ -386,8 +419,11 @@ class RNN(_Recurrent[Array]):
         dtype: Any = "float32", device: str = "cpu", precision: str = "highest", save: str = "gates",
         seed: int | None = None,
     ) -> None:  # fmt: skip
-        validation.choice("nonlinearity", nonlinearity, ("tanh", "relu", "identity"))
-        super().__init__(f"rnn_{nonlinearity}", _arguments(locals()))
+        super().__init__(_arguments(locals()))
+
+    @staticmethod
+    def _cell(arguments: Mapping[str, Any]) -> str:
+        return f"rnn_{arguments['nonlinearity']}"
 
 
 LAYERS: dict[str, type[LSTM] | type[GRU] | type[RNN]] = {"LSTM": LSTM, "GRU": GRU, "RNN": RNN}
@@ -401,10 +437,11 @@ def load(path: str | os.PathLike[str]) -> LSTM | GRU | RNN:
     """
     tensors, description = checkpoint.read(path)
     try:
-        layer = LAYERS[description["class"]](**description["arguments"])
-        layer.load_state_dict(tensors)
-        layer.calls = validation.integer("calls", description["calls"], 0)
-    except (KeyError, TypeError, ValueError) as error:
+        kind, arguments = LAYERS[description["class"]], description["arguments"]
+        if arguments.keys() != inspect.signature(kind).parameters.keys():
+            raise ValueError(f"arguments {', '.join(arguments)}")
+        layer: LSTM | GRU | RNN = kind._restored(arguments, tensors, description["calls"])
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{path}: expected a checkpoint of one of {', '.join(LAYERS)}, got another ({error})"
         ) from error

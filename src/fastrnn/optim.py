@@ -60,8 +60,9 @@ class Adam:
         updated = {}
         for name, w in params.items():
             xp, g = _module(w), grads[name]
-            m = self._m.setdefault(name, xp.zeros_like(w))
-            v = self._v.setdefault(name, xp.zeros_like(w))
+            if name not in self._m:
+                self._m[name], self._v[name] = xp.zeros_like(w), xp.zeros_like(w)
+            m, v = self._m[name], self._v[name]
             d = g * (1 - beta1)
             m *= beta1
             m += d

@@ -40,6 +40,8 @@ def constructor(arguments: Mapping[str, Any]) -> dict[str, Any]:
     plain = dict(arguments)
     for name in ("input_size", "hidden_size", "num_layers"):
         plain[name] = integer(name, plain[name], 1)
+    if "nonlinearity" in arguments:
+        choice("nonlinearity", arguments["nonlinearity"], ("tanh", "relu", "identity"))
     for name in ("bias", "batch_first", "bidirectional", "reset_after"):
         if name in plain:
             plain[name] = boolean(name, plain[name])
@@ -136,11 +138,14 @@ def device(name: object) -> None:
 
 def array(name: str, value: object, dtype: object, shape: Sequence[int | str]) -> Array:
     """Check that `value` is a NumPy array of this dtype and shape; a letter in `shape` stands for any size."""
-    if isinstance(value, np.ndarray) and value.dtype == dtype and _has_shape(value, shape):
+    if isinstance(value, np.memmap):
+        value = np.asarray(value)
+    if type(value) is np.ndarray and value.dtype == dtype and _has_shape(value, shape):
         return value
     expected = f"{name}: expected [{', '.join(map(str, shape))}] {np.dtype(dtype).name}"  # type: ignore[call-overload]
-    if not isinstance(value, np.ndarray):
-        where = "a CuPy array on a layer of the CPU: " if array_module(value) is not None else ""
+    if type(value) is not np.ndarray:  # a masked array's mask or a matrix's algebra would be lost without a word
+        where = "a CuPy array on a layer of the CPU: " if array_module(value) not in (None, np) else ""
+        where += f"{type(value).__name__} " if isinstance(value, np.ndarray) else ""
         raise TypeError(f"{expected} as a NumPy array, got {where}{describe(value)}")
     wrong = TypeError if _has_shape(value, shape) else ShapeError
     raise wrong(f"{expected}, got {describe(value)}")

@@ -27,6 +27,7 @@ import numba
 from numba import njit
 from numba.core import config
 from numba.core.codegen import get_host_cpu_features
+from numba.core.compiler_lock import global_compiler_lock
 
 from fastrnn.cells import Cell
 
@@ -34,6 +35,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 VARIABLE = "FASTRNN_CACHE_DIR"
 BINDING = "from fastrnn.cpu.cells.lstm import LSTM as CELL"
 _folders: list[Path] = []
+_modules: dict[tuple[str, str | None], ModuleType] = {}
+# Numba's own: a second lock would be taken in the other order by a thread whose compilation comes back here.
+lock = global_compiler_lock
 
 
 def kernel(function: F) -> F:
@@ -47,12 +51,21 @@ def is_cached(function: Callable[..., Any]) -> bool:
     return Path(function.__code__.co_filename).parent in _folders
 
 
-@cache
 def load(name: str, cell: Cell | None = None) -> ModuleType:
     """Return the kernel module fastrnn.cpu.<name> from the cache folder, bound to `cell` if one is given."""
+    key = name, None if cell is None else cell.name
+    if key not in _modules:
+        with lock:
+            if key not in _modules:
+                _modules[key] = _made(name, cell)
+    return _modules[key]
+
+
+def _made(name: str, cell: Cell | None) -> ModuleType:
     source = Path(__file__).with_name(f"{name}.py")
-    text, title = source.read_text(), name
-    files = sorted(source.parent.rglob("*.py"))
+    text, title = source.read_text(encoding="utf-8"), name
+    package = source.parent.parent
+    files = sorted([*source.parent.rglob("*.py"), *package.glob("*.py")])  # masks.py compiles philox.py in
     if cell is not None:
         module, rendering = cell.numba
         origin = importlib.import_module(module).__file__
@@ -63,7 +76,7 @@ def load(name: str, cell: Cell | None = None) -> ModuleType:
         text, title = text.replace(BINDING, f"from {module} import {rendering} as CELL"), f"{name}_{cell.name}"
     folder = _folder(_digest(files))
     path = folder / f"{title}.py"
-    if not path.exists() or path.read_text() != text:
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
         _write(path, text)
     spec = importlib.util.spec_from_file_location(f"fastrnn.cpu._built.{title}", path)
     assert spec is not None
@@ -87,6 +100,7 @@ def _digest(files: list[Path]) -> str:
     )
     digest = hashlib.sha256("\n".join(versions).encode())
     for file in files:
+        digest.update(f"\0{file.name}\0".encode())
         digest.update(file.read_bytes())
     return digest.hexdigest()[:20]
 
@@ -111,7 +125,7 @@ def _folder(digest: str) -> Path:
 
 def cache_root() -> Path:
     """Return the folder of the kernel cache: FASTRNN_CACHE_DIR, else fastrnn in the user's cache folder."""
-    if VARIABLE in os.environ:
+    if os.environ.get(VARIABLE):
         return Path(os.environ[VARIABLE]).absolute()
     if sys.platform == "win32":
         return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local")) / "fastrnn"
@@ -127,6 +141,6 @@ def _temporary_root() -> Path:
 def _write(path: Path, text: str) -> None:
     """Write atomically: another process may be reading the same file."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-    with os.fdopen(handle, "w") as file:
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
         file.write(text)
     os.replace(temporary, path)

@@ -56,9 +56,9 @@ def row_slices(lengths: Array | None, steps: int, batch: int, flops_per_row: flo
     total = steps * batch if lengths is None else int(lengths.sum())
     parts = int(max(1, min(threads.get_num_threads(), batch, total * flops_per_row // THREAD_FLOPS)))
     if lengths is None:
-        every = np.full(batch, steps)
-        return [(np.arange(part, batch, parts), every[part::parts].copy()) for part in range(parts)]
-    order = np.argsort(-lengths, kind="stable")
+        every = np.full(batch, steps, np.int64)
+        return [(np.arange(part, batch, parts, dtype=np.int64), every[part::parts].copy()) for part in range(parts)]
+    order = np.argsort(-lengths, kind="stable").astype(np.int64)
     turn = np.arange(batch) % (2 * parts)
     owner = np.minimum(turn, 2 * parts - 1 - turn)  # 0 1 1 0 0 1 ...: long and short rows to each
     return [(order[owner == part], lengths[order[owner == part]]) for part in range(parts)]

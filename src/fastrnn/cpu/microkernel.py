@@ -232,9 +232,10 @@ def ready(dtype: Any) -> None:
 
     Every kernel calls this one piece of machine code: compiled into each of them it would cost 1 s a kernel.
     """
-    if dtype not in _entries:
-        _entries[dtype] = build.load("entry").compiled(dtype)
-        binding.add_symbol(_symbol(dtype), _entries[dtype].address)
+    with build.lock:  # a second entry would take the first one's place, to which kernels may have been linked
+        if dtype not in _entries:
+            _entries[dtype] = build.load("entry").compiled(dtype)
+            binding.add_symbol(_symbol(dtype), _entries[dtype].address)
 
 
 def _symbol(dtype: Any) -> str:
@@ -269,6 +270,8 @@ def product_rows(
         accumulate: add the sums to what stands in `out` instead of overwriting it.
     """
     if not (is_flat(a) and is_flat(w) and is_flat(out) and a.dtype == w.dtype == out.dtype):
+        return None
+    if a_offsets != types.Array(types.int64, 1, "C"):  # its bare address goes on
         return None
     ready(a.dtype)
     size = types.intp

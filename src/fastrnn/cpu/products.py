@@ -33,7 +33,11 @@ class Places(NamedTuple):
 def _places(run: Run, dx: Array, n: Sizes) -> tuple[Array, Array, Places]:
     """x [T, B, Ip] and dx [T, B, I] as flat arrays, and the places of their rows."""
     steps, batch = run.x.shape[:2]
-    t, b = np.divmod(np.arange(steps * batch), batch) if batch else (np.empty(0, np.int64), np.empty(0, np.int64))
+    t, b = (
+        np.divmod(np.arange(steps * batch, dtype=np.int64), batch)
+        if batch
+        else (np.empty(0, np.int64), np.empty(0, np.int64))
+    )
     if run.lengths is not None:
         here = t < run.lengths[b]
         t, b = t[here], b[here]

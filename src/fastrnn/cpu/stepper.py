@@ -23,7 +23,8 @@ class Stepper:
         tile = batch * n.G * n.Hp if cell.gated else packed.loop.TILE_ROWS * n.G * n.U
         self._kernel = packed.loop.layer_forward
         self._arguments = (
-            np.arange(batch), np.ones(batch, np.int64), x.reshape(-1), 0, n.I, np.empty(0, np.bool_), False, False,
+            np.arange(batch, dtype=np.int64), np.ones(batch, np.int64),
+            x.reshape(-1), 0, n.I, np.empty(0, np.bool_), False, False,
             packed.w, packed.bias, packed.u, packed.unit, packed.hr, self._states.reshape(-1), self._cells.reshape(-1),
             nothing, np.empty(batch * n.Hp if packed.hr.size else 0, dtype),
             np.empty(batch * n.Hp if cell.gated else 0, dtype), self.y.reshape(-1), 0, n.P, 0,

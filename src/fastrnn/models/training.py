@@ -30,7 +30,7 @@ class Settings:
         ValueError, TypeError: a setting out of range or of another type.
     """
 
-    steps: int = 2000
+    steps: int = 1600
     batch: int = 32
     window: int = 64
     lr: float = 6e-3

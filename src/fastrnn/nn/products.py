@@ -69,7 +69,7 @@ class Compiled(Plain):
         width = self._padded(K)
         x = np.ascontiguousarray(x) if width == K else np.pad(x, ((0, 0), (0, width - K)))
         d_flat, x_flat = self._plain(np.ascontiguousarray(d)), self._plain(x)
-        dW, at = np.empty((M, width), x.dtype), np.arange(N)
+        dW, at = np.empty((M, width), x.dtype), np.arange(N, dtype=np.int64)
 
         def work(first: int, end: int) -> None:
             columns = first * self._block, end * self._block
@@ -94,7 +94,11 @@ class Compiled(Plain):
 
     def _rows_times(self, a: Array, panels: Array, columns: int) -> Array:
         rows, k = a.shape
-        flat, out, at = self._plain(np.ascontiguousarray(a)), np.empty((rows, columns), a.dtype), np.arange(rows)
+        flat, out, at = (
+            self._plain(np.ascontiguousarray(a)),
+            np.empty((rows, columns), a.dtype),
+            np.arange(rows, dtype=np.int64),
+        )
 
         def work(first: int, end: int) -> None:
             here = at[first:end]

@@ -1,0 +1,85 @@
+"""The kernel cache: a second process compiles nothing, and an edit of any source involved is never answered from it."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import fastrnn
+
+PROGRAM = """
+import sys
+import numpy as np
+import fastrnn
+from fastrnn.cpu import build
+
+rnn = fastrnn.RNN(1, 1, nonlinearity="identity", bias=False)
+rnn.update({"weight_ih_l0": np.ones((1, 1), "f"), "weight_hh_l0": np.zeros((1, 1), "f")})
+print(rnn(np.full((1, 1, 1), 3, "f"))[0].item())
+kernel = build.load("loop", rnn._network.cell).layer_forward
+print(sum(kernel.stats.cache_hits.values()), build.cache_root().is_absolute())
+if "words" in sys.argv:
+    from fastrnn import backends
+    print(backends.module("cpu").random_words(np, 5, (1, 2, 3), 4).tolist())
+"""
+
+
+def run(package: Path, cache: Path | str, *arguments: str, cwd: Path | None = None) -> list[str]:
+    environment = {**os.environ, "PYTHONPATH": str(package), "FASTRNN_CACHE_DIR": str(cache)}
+    command = [sys.executable, "-W", "error", "-c", PROGRAM, *arguments]
+    done = subprocess.run(command, env=environment, cwd=cwd, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split("\n")[:-1]
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    """A copy of the sources that a test may edit."""
+    source = Path(fastrnn.__file__).parent
+    shutil.copytree(source, tmp_path / "src" / "fastrnn", ignore=shutil.ignore_patterns("__pycache__"))
+    return tmp_path / "src"
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    text, stamp = path.read_text(), path.stat().st_mtime_ns
+    assert text.count(old) == 1
+    path.write_text(text.replace(old, new))
+    os.utime(path, ns=(stamp, stamp))  # the time of the file must not be what gives the edit away
+
+
+def test_a_second_process_compiles_nothing_and_an_edited_source_is_compiled_again(
+    package: Path, tmp_path: Path
+) -> None:
+    cache = tmp_path / "cache"
+    first = run(package, cache, "words")
+    assert first[:2] == ["3.0", "0 True"]
+    assert run(package, cache, "words") == ["3.0", "1 True", first[2]]
+    # an inlined equation, in a file that no cached kernel stands in
+    edit(package / "fastrnn/cpu/cells/rnn.py", '    """phi(a) = a."""\n    return a\n', "    return a + a\n")
+    # a constant from outside the backend, compiled into a kernel
+    edit(package / "fastrnn/philox.py", "ROUNDS = 10", "ROUNDS = 9\n")
+    changed = run(package, cache, "words")
+    assert changed[:2] == ["6.0", "0 True"]
+    assert changed[2] != first[2]
+
+
+def test_a_relative_cache_folder_holds_after_a_change_of_folder(package: Path, tmp_path: Path) -> None:
+    assert run(package, "here", cwd=tmp_path) == ["3.0", "0 True"]
+    assert list((tmp_path / "here").glob("*/loop_rnn_identity.py"))
+    assert run(package, "here", cwd=tmp_path)[1] == "1 True"
+
+
+def test_a_cache_folder_that_cannot_be_written_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from fastrnn.cpu import build
+
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("FASTRNN_CACHE_DIR", str(tmp_path / "file" / "below"))
+    with pytest.warns(RuntimeWarning, match="no kernel cache in .*below.*every process compiles anew"):
+        folder = build._folder("0" * 20)
+    assert folder.is_dir()
+    assert build._folders.pop() == folder
+    shutil.rmtree(folder.parent)
+    build._temporary_root.cache_clear()
