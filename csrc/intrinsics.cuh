@@ -10,8 +10,10 @@ struct BFloat16 { unsigned short bits; };
 
 #ifdef FASTRNN_HOST
 
+template <> struct host::Code<Half> { static constexpr char letter = 'e'; };
+template <> struct host::Code<BFloat16> { static constexpr char letter = 'E'; };
 inline float widen(Half x) { return host::from_half(x.bits); }
-inline float widen(BFloat16 x) { return host::from_bits(static_cast<unsigned>(x.bits) << 16); }
+inline float widen(BFloat16 x) { return host::from_bfloat16(x.bits); }
 inline void narrow(float x, Half& out) { out.bits = host::to_half(x); }
 inline void narrow(float x, BFloat16& out) { out.bits = host::to_bfloat16(x); }
 inline void touch(const void* p, int bytes, bool write) { host::touch(p, bytes, write); }

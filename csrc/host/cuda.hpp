@@ -1,20 +1,13 @@
 // What the kernels of csrc/ need of CUDA, for a host C++ compiler; the tests run them with it and check every access.
 // Include it before any kernel, with FASTRNN_HOST defined. The scheduler behind it is scheduler.cpp.
 #pragma once
-#include <cmath>
-#include <cstdint>
-#include <cstring>
-#include <string>
-#include <utility>
+#include <math.h>
 
 #define __global__
 #define __device__
 #define __host__
 #define __forceinline__ inline
 #define __launch_bounds__(...)
-
-using std::exp;
-using std::tanh;
 
 struct dim3 { unsigned x = 1, y = 1, z = 1; };
 
@@ -30,41 +23,14 @@ extern dim3 grid_dim, block_dim;
 enum Barrier { warp, block, grid };
 void wait(Barrier barrier);  // until every living thread of the warp, block or grid is here
 void* shared_memory();       // the block's, NaN bytes at first
-void* warp_slot(int lane);   // 8 bytes each, for shuffles
+double* warp_slot(int lane);  // 8 bytes each, for shuffles
 void touch(const void* p, int bytes, bool write, bool atomic = false);  // fails outside every array, and on a race
 
-inline float from_bits(uint32_t bits) {
-  float out;
-  std::memcpy(&out, &bits, 4);
-  return out;
-}
-inline uint32_t to_bits(float x) {
-  uint32_t out;
-  std::memcpy(&out, &x, 4);
-  return out;
-}
-inline uint16_t to_bfloat16(float x) {
-  const uint32_t bits = to_bits(x);
-  return x != x ? 0x7fff : static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-}
-inline float from_half(uint16_t bits) {
-  const int exponent = bits >> 10 & 31, fraction = bits & 1023;
-  const float value = exponent == 31 ? (fraction ? NAN : INFINITY)
-                      : exponent     ? std::ldexp(1024.f + fraction, exponent - 25)
-                                     : std::ldexp(static_cast<float>(fraction), -24);
-  return bits >> 15 ? -value : value;
-}
-// To nearest, ties to even: scaled so that one unit is the half's last place, nearbyint does the rounding.
-inline uint16_t to_half(float x) {
-  const uint16_t sign = std::signbit(x) ? 0x8000 : 0;
-  const float size = std::fabs(x);
-  if (!(size < 65520.f)) return sign | (x != x ? 0x7e00 : 0x7c00);
-  int exponent = 0;
-  std::frexp(size, &exponent);  // size = f * 2^exponent, 1/2 <= f < 1
-  const int last = (exponent < -13 ? -13 : exponent) - 11;
-  const int units = static_cast<int>(std::nearbyint(std::ldexp(size, -last)));
-  return sign | static_cast<uint16_t>(((last + 24) << 10) + units);  // a carry into the exponent is the right result
-}
+// The 16-bit types: their bits as float, and a float to the nearest of them, ties to even.
+float from_half(unsigned short bits);
+float from_bfloat16(unsigned short bits);
+unsigned short to_half(float x);
+unsigned short to_bfloat16(float x);
 
 template <class T> struct Code;  // one letter a type, as NumPy's
 template <> struct Code<float> { static constexpr char letter = 'f'; };
@@ -74,22 +40,26 @@ template <> struct Code<int> { static constexpr char letter = 'i'; };
 template <> struct Code<long long> { static constexpr char letter = 'q'; };
 template <> struct Code<unsigned> { static constexpr char letter = 'I'; };
 template <> struct Code<unsigned long long> { static constexpr char letter = 'Q'; };
-template <class T> struct Code<const T> { static constexpr char letter = Code<T>::letter; };
 
-template <class T> struct Parameter { static std::string text() { return {Code<T>::letter}; } };
-template <class T> struct Parameter<T*> { static std::string text() { return {'*', Code<T>::letter}; } };
-template <class T> struct Parameter<const T*> { static std::string text() { return {'&', Code<T>::letter}; } };
+template <class T> struct Parameter { static constexpr char kind = ' '; using type = T; };
+template <class T> struct Parameter<T*> { static constexpr char kind = '*'; using type = T; };
+template <class T> struct Parameter<const T*> { static constexpr char kind = '&'; using type = T; };
 
-// "&f" for const float*, "*f" for float*, "q" for long long, one after another.
+// Two letters a parameter: "&f" for const float*, "*f" for float*, " q" for long long.
 template <class... P> const char* signature(void (*)(P...)) {
-  static const std::string all = (std::string() + ... + Parameter<P>::text());
-  return all.c_str();
+  static const char all[][2] = {{Parameter<P>::kind, Code<typename Parameter<P>::type>::letter}..., {0, 0}};
+  return all[0];
 }
 
+template <int... N> struct Numbers {};
+template <int N, int... More> struct Count : Count<N - 1, N - 1, More...> {};
+template <int... N> struct Count<0, N...> { using type = Numbers<N...>; };
+
+template <class... P, int... N> void call(void (*kernel)(P...), void** args, Numbers<N...>) {
+  kernel(*static_cast<P*>(args[N])...);
+}
 template <class... P> void call(void (*kernel)(P...), void** args) {
-  [&]<int... N>(std::integer_sequence<int, N...>) {
-    kernel(*static_cast<P*>(args[N])...);
-  }(std::make_integer_sequence<int, sizeof...(P)>());
+  call(kernel, args, typename Count<sizeof...(P)>::type());
 }
 
 }  // namespace host
@@ -106,9 +76,9 @@ template <class T> T* dynamic_shared() { return static_cast<T*>(host::shared_mem
 // All living lanes of the warp take part, as with a full mask.
 template <class T> T shuffle(T value, int from) {
   const int lane = threadIdx.x % 32;
-  std::memcpy(host::warp_slot(lane), &value, sizeof(T));
+  *reinterpret_cast<T*>(host::warp_slot(lane)) = value;
   host::wait(host::warp);
-  if (from >= 0 && from < 32) std::memcpy(&value, host::warp_slot(from), sizeof(T));
+  if (from >= 0 && from < 32) value = *reinterpret_cast<T*>(host::warp_slot(from));
   host::wait(host::warp);
   return value;
 }

@@ -14,8 +14,12 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
 #include <memory>
 #include <random>
+#include <string>
 #include <vector>
 
 namespace host {
@@ -204,7 +208,7 @@ void wait(Barrier barrier) {
 
 void* shared_memory() { return launch->shared[current->flat_block].data(); }
 
-void* warp_slot(int lane) {
+double* warp_slot(int lane) {
   const unsigned in_block = flat(current->index, block_dim) / 32;
   return &launch->slots[current->flat_block * launch->warps_per_block + in_block][lane];
 }
@@ -221,6 +225,40 @@ void touch(const void* p, int bytes, bool write, bool atomic) {
   const Access now{current->flat + 1, launch->blocks[current->flat_block].generation, launch->grid.generation, atomic};
   for (uintptr_t at = (first - array.begin) / granule_bytes; at <= (last - 1 - array.begin) / granule_bytes; ++at)
     check(array.granules[at], now, write);
+}
+
+float from_bits(uint32_t bits) {
+  float out;
+  std::memcpy(&out, &bits, 4);
+  return out;
+}
+
+float from_bfloat16(unsigned short bits) { return from_bits(static_cast<uint32_t>(bits) << 16); }
+
+unsigned short to_bfloat16(float x) {
+  uint32_t bits;
+  std::memcpy(&bits, &x, 4);
+  return x != x ? 0x7fff : static_cast<unsigned short>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+float from_half(unsigned short bits) {
+  const int exponent = bits >> 10 & 31, fraction = bits & 1023;
+  const float value = exponent == 31 ? (fraction ? NAN : INFINITY)
+                      : exponent     ? std::ldexp(1024.f + fraction, exponent - 25)
+                                     : std::ldexp(static_cast<float>(fraction), -24);
+  return bits >> 15 ? -value : value;
+}
+
+unsigned short to_half(float x) {
+  const int sign = std::signbit(x) ? 0x8000 : 0;
+  const float size = std::fabs(x);
+  if (!(size < 65520.f)) return static_cast<unsigned short>(sign | (x != x ? 0x7e00 : 0x7c00));
+  int exponent = 0;
+  std::frexp(size, &exponent);                                // size = f * 2^exponent, 1/2 <= f < 1
+  const int last = (exponent < -13 ? -13 : exponent) - 11;    // the last place is worth 2^last
+  const int units = static_cast<int>(std::nearbyint(std::ldexp(size, -last)));
+  // the leading one of a normal number adds 1 to the exponent, as does a carry
+  return static_cast<unsigned short>(sign | (((last + 24) << 10) + units));
 }
 
 }  // namespace host

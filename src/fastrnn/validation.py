@@ -160,7 +160,8 @@ def array(name: str, value: object, dtype: object, shape: Sequence[int | str], w
     expected = f"{name}: expected [{', '.join(map(str, shape))}] {np.dtype(dtype).name}"  # type: ignore[call-overload]
     if not ours:
         library, kind = array_module(value), "a NumPy array" if where == "cpu" else f"a CuPy array on {where}"
-        came = "" if library is None else "a NumPy array: " if library is np else "a CuPy array elsewhere: "
+        other = "layer of the CPU" if where == "cpu" else "layer of another GPU"
+        came = "" if library is None else "a NumPy array: " if library is np else f"a CuPy array on a {other}: "
         raise TypeError(f"{expected} as {kind}, got {came}{describe(value)}")
     wrong = TypeError if _has_shape(value, shape) else ShapeError  # type: ignore[arg-type]
     raise wrong(f"{expected}, got {describe(value)}")
