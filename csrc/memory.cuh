@@ -1,7 +1,7 @@
 // Storage types against register types, and the only way to memory: `load` and `store` of W neighbouring elements.
 //
-// A float16 or bfloat16 array is computed on in float; float and double are computed on in themselves. W > 1 moves
-// W * sizeof(S) bytes in one instruction, so the address must be a multiple of that.
+// A float16 or bfloat16 array is computed on in float; float and double are computed on in themselves. W > 1 moves up
+// to 16 bytes in one instruction, so the address must be a multiple of W * sizeof(S), or of 16 where that is more.
 #pragma once
 #include "intrinsics.cuh"
 
@@ -13,7 +13,7 @@ __device__ __forceinline__ double widen(double x) { return x; }
 __device__ __forceinline__ void narrow(float x, float& out) { out = x; }
 __device__ __forceinline__ void narrow(double x, double& out) { out = x; }
 
-template <class S, int W> struct alignas(sizeof(S) * W) Pack { S at[W]; };
+template <class S, int W> struct alignas(sizeof(S) * W < 16 ? sizeof(S) * W : 16) Pack { S at[W]; };
 
 template <int W, class S, class A> __device__ __forceinline__ void load(const S* p, A (&values)[W]) {
   touch(p, sizeof(S) * W, false);

@@ -68,7 +68,7 @@ def _method(name: str) -> Callable[..., Any]:
 
 for _name in ("reshape", "transpose", "astype", "copy", "view", "sum", "fill", "any", "all", "max", "min"):
     setattr(ndarray, _name, _method(_name))
-for _name in ("add", "sub", "mul", "truediv", "pow", "and", "or", "xor", "rshift", "lshift", "mod"):
+for _name in ("add", "sub", "mul", "truediv", "pow", "and", "or", "xor", "rshift", "lshift", "mod", "matmul"):
     for _prefix in ("", "r", "i"):
         setattr(ndarray, f"__{_prefix}{_name}__", _method(f"__{_prefix}{_name}__"))
 for _name in ("lt", "le", "gt", "ge", "eq", "ne", "neg", "invert", "abs"):

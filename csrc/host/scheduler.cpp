@@ -219,7 +219,9 @@ void touch(const void* p, int bytes, bool write, bool atomic) {
                                 [](uintptr_t at, const Array& array) { return at < array.begin; });
   if (after == launch->arrays.begin() || last > std::prev(after)->end)
     fail("out of bounds: " + where(*current) + (write ? " writes" : " reads") + " outside every array");
-  if (first % bytes) fail("misaligned: " + where(*current) + " at an address that is no multiple of " + std::to_string(bytes));
+  const int alignment = std::min(bytes, 16);  // of the widest access there is
+  if (first % alignment)
+    fail("misaligned: " + where(*current) + " at an address that is no multiple of " + std::to_string(alignment));
   Array& array = *std::prev(after);
   if (array.granules.empty()) array.granules.resize((array.end - array.begin + granule_bytes - 1) / granule_bytes);
   const Access now{current->flat + 1, launch->blocks[current->flat_block].generation, launch->grid.generation, atomic};
@@ -254,8 +256,8 @@ unsigned short to_half(float x) {
   const float size = std::fabs(x);
   if (!(size < 65520.f)) return static_cast<unsigned short>(sign | (x != x ? 0x7e00 : 0x7c00));
   int exponent = 0;
-  std::frexp(size, &exponent);                                // size = f * 2^exponent, 1/2 <= f < 1
-  const int last = (exponent < -13 ? -13 : exponent) - 11;    // the last place is worth 2^last
+  std::frexp(size, &exponent);                              // size = f * 2^exponent, 1/2 <= f < 1
+  const int last = std::max(size == 0 ? -13 : exponent, -13) - 11;  // the last place is worth 2^last
   const int units = static_cast<int>(std::nearbyint(std::ldexp(size, -last)));
   // the leading one of a normal number adds 1 to the exponent, as does a carry
   return static_cast<unsigned short>(sign | (((last + 24) << 10) + units));

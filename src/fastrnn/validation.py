@@ -76,6 +76,8 @@ def dtype_name(value: object, where: str = "cpu") -> str:
     """Return the name of a layer's dtype, given by name, as a type or as np.dtype; `where` is the layer's device."""
     kind, allowed = where.partition(":")[0], DTYPES[where.partition(":")[0]]
     if value == "bfloat16" and "bfloat16" in allowed:
+        if importlib.util.find_spec("ml_dtypes") is None:
+            raise ImportError("dtype: 'bfloat16' needs ml_dtypes: pip install fastrnn[cuda12] or fastrnn[cuda13]")
         import ml_dtypes  # noqa: F401  # gives NumPy this dtype
 
     try:

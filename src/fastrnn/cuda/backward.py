@@ -24,7 +24,7 @@ class PreActivations(NamedTuple):
 
 
 def recur_backward(
-    cell: Cell, packed: Packed, run: Run, states: States, given: Given, dx: Array, accumulate: bool
+    cell: Cell, packed: Packed, run: Run, saved: States, given: Given, dx: Array, accumulate: bool
 ) -> Initial:
     """Back-propagate through time, then over all T*B at once; see fastrnn.recurrence."""
     batch, hidden, compute = run.x.shape[1], packed.hidden, computed_in(packed.dtype)
@@ -33,10 +33,10 @@ def recur_backward(
     d = _allocate(cell, packed, run)
     dh0 = xp.empty((batch, packed.output), packed.dtype)
     if run.x.shape[0] * batch:
-        _run_steps(cell, packed, run, states, given, d, direct, dc, dh0)
+        _run_steps(cell, packed, run, saved, given, d, direct, dc, dh0)
     else:
         dh0[...] = direct
-    weights = _after_loop(cell, packed, run, states, d, dx, accumulate)
+    weights = _after_loop(cell, packed, run, saved, d, dx, accumulate)
     return Initial(dh0, None if dc is None else dc.astype(packed.dtype), weights)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import cupy as xp
@@ -43,7 +44,7 @@ class Scratch(NamedTuple):
 
 def rows(a: Array) -> Array:
     """[T, B, ...] as a contiguous matrix [T*B, ...]."""
-    flat: Array = xp.ascontiguousarray(a).reshape(a.shape[0] * a.shape[1], -1)
+    flat: Array = xp.ascontiguousarray(a).reshape(a.shape[0] * a.shape[1], math.prod(a.shape[2:]))
     return flat
 
 
