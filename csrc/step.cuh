@@ -18,10 +18,13 @@
 
 using A = Registers<S>::type;
 
-#define FOR_EACH_ROW(b, rows) \
-  for (int64 b = blockIdx.y * static_cast<int64>(blockDim.y) + threadIdx.y; b < (rows); b += gridDim.y * static_cast<int64>(blockDim.y))
-#define FOR_EACH_UNIT(u, units) \
-  for (int64 u = W * (blockIdx.x * static_cast<int64>(blockDim.x) + threadIdx.x); u < (units); u += W * static_cast<int64>(gridDim.x) * blockDim.x)
+// Not unrolled: a launch gives most threads one turn, and four copies of the body only cost compile time.
+#define FOR_EACH_ROW(b, rows)                                                                        \
+  _Pragma("unroll 1") for (int64 b = blockIdx.y * static_cast<int64>(blockDim.y) + threadIdx.y; b < (rows); \
+                           b += gridDim.y * static_cast<int64>(blockDim.y))
+#define FOR_EACH_UNIT(u, units)                                                                      \
+  _Pragma("unroll 1") for (int64 u = W * (blockIdx.x * static_cast<int64>(blockDim.x) + threadIdx.x); u < (units); \
+                           u += W * static_cast<int64>(gridDim.x) * blockDim.x)
 #define KERNEL extern "C" __global__ void __launch_bounds__(256)
 
 __device__ __forceinline__ bool exists(const int64* lengths, int64 b, int64 t) { return !lengths || t < fetch(lengths + b); }
