@@ -76,6 +76,5 @@ def _code_sizes(cubin: bytes) -> dict[str, int]:
     def name(at: int) -> str:
         return cubin[strings + at : cubin.index(b"\0", strings + at)].decode()
 
-    return {
-        name(section[0]).removeprefix(".text."): section[5] for section in sections if name(section[0]).startswith(".text.")
-    }  # fmt: skip
+    sizes = {name(section[0]): section[5] for section in sections}
+    return {key.removeprefix(".text."): size for key, size in sizes.items() if key.startswith(".text.")}

@@ -1,4 +1,4 @@
-"""The CUDA backend without a GPU: its own Python on a stand-in for CuPy, its own kernels on the CPU, checked as they run.
+"""The CUDA backend without a GPU: its Python on a stand-in for CuPy, its kernels on the CPU, checked as they run.
 
 Every output and every gradient is compared by name with the reference in float64, which is then removed; threads and
 blocks run in a different order each time, `empty` is NaN, and a race, an access outside the arrays that a kernel was
@@ -144,7 +144,7 @@ def test_rows_that_are_no_whole_vectors_are_taken_one_by_one() -> None:
 
 
 @pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize("T,B", [(0, 3), (4, 0)])
+@pytest.mark.parametrize(("T", "B"), [(0, 3), (4, 0)])
 def test_nothing_to_do(cell: str, T: int, B: int, cupy: ModuleType) -> None:
     case = Case(cell, "cuda", T=T, B=B, bidirectional=True)
     problem = draw(case)
@@ -217,7 +217,7 @@ def test_launches_per_step(cupy: ModuleType) -> None:
     case = Case("lstm", "cuda", T=7)
     layer, problem = make_layer(case, device="cuda:0"), on_device(draw(case))
     cupy_standin.launches.clear()
-    y, state, backward = layer.forward(problem.x, problem.state)
+    backward = layer.forward(problem.x, problem.state).backward
     assert cupy_standin.launches == ["step_forward"] * 7
     cupy_standin.launches.clear()
     backward(problem.d_output, problem.d_state)
@@ -252,7 +252,9 @@ def test_a_layer_moves_and_keeps_its_parameters(cupy: ModuleType, tmp_path: Any)
 def test_arrays_and_layers_must_be_on_the_same_device(cupy: ModuleType) -> None:
     x = np.zeros((2, 1, 3), np.float32)
     on_cpu, on_gpu = fastrnn.GRU(3, 4, seed=0), fastrnn.GRU(3, 4, seed=0, device="cuda:0")
-    with pytest.raises(TypeError, match=r"x: expected \[T, B, 3\] float32 as a CuPy array on cuda:0, got a NumPy array"):
+    with pytest.raises(
+        TypeError, match=r"x: expected \[T, B, 3\] float32 as a CuPy array on cuda:0, got a NumPy array"
+    ):
         on_gpu(x)
     with pytest.raises(TypeError, match=r"x: expected \[T, B, 3\] float32 as a NumPy array, got a CuPy array"):
         on_cpu(to_device(x))

@@ -80,5 +80,5 @@ def test_bfloat16_is_declined_where_the_chip_has_none(monkeypatch: pytest.Monkey
             pass
 
     monkeypatch.setattr(kernels.cupy.cuda, "Device", Turing)
-    with pytest.raises(TypeError, match="dtype: bfloat16 needs a GPU of compute capability 8.0"):
+    with pytest.raises(TypeError, match=r"dtype: bfloat16 needs a GPU of compute capability 8.0"):
         kernels._load.__wrapped__(Variant("lstm", "bfloat16", 1), 0)

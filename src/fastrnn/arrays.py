@@ -55,20 +55,17 @@ def index(device: str) -> int:
     return int(device.partition(":")[2] or 0)
 
 
-def to_host(array: Array) -> Array:
+def to_host(array: Any) -> Array:
     """Return an array as a NumPy array; one of the GPU is copied, and waited for."""
-    if isinstance(array, np.ndarray):
-        return array
-    host: Array = module_of("cuda").asnumpy(array)
+    host: Array = array if isinstance(array, np.ndarray) else module_of("cuda").asnumpy(array)
     return host
 
 
-def to_device(array: Array, device: str) -> Array:
+def to_device(array: Any, device: str) -> Array:
     """Return an array on a device: itself where it is there already, else a copy."""
     if device == "cpu":
         return to_host(array)
-    if not isinstance(array, np.ndarray) and array.device.id == index(device):
-        return array
     with on(device):
-        placed: Array = module_of(device).asarray(to_host(array))
+        here = not isinstance(array, np.ndarray) and array.device.id == index(device)
+        placed: Array = array if here else module_of(device).asarray(to_host(array))
         return placed

@@ -320,7 +320,8 @@ class _Recurrent(Generic[S]):
     def __repr__(self) -> str:
         shown = [f"{self.input_size}, {self.hidden_size}"]
         defaults = {"num_layers": 1, "nonlinearity": "tanh", "bias": True, "batch_first": False, "dropout": 0.0,
-                    "bidirectional": False, "proj_size": 0, "reset_after": True, "dtype": "float32", "device": "cpu"}  # fmt: skip
+                    "bidirectional": False, "proj_size": 0, "reset_after": True, "dtype": "float32",
+                    "device": "cpu"}  # fmt: skip
         shown += [
             f"{name}={self._arguments[name]!r}"
             for name, default in defaults.items()
@@ -353,7 +354,8 @@ class LSTM(_Recurrent[tuple[Array, Array]]):
         dropout: rate between layers, in [0, 1), in training calls only. bidirectional: D = 2.
         proj_size: P; 0 means no projection, h is then H wide.
         forget_bias: v sets the forget part of bias_ih to v and of bias_hh to 0.
-        init: "uniform" (torch's), "xavier", "orthogonal", "identity". dtype: "float32" or "float64".
+        init: "uniform" (torch's), "xavier", "orthogonal", "identity". dtype: "float32" or "float64"; on a
+            GPU also "float16", "bfloat16". device: "cpu" or "cuda:N", which needs CuPy and takes its arrays.
         seed: 64-bit seed of the initial values and of the dropout masks; drawn at random if None.
         peephole, coupled, recurrent, layer_norm, zoneout, recurrent_dropout, precision, save: fixed at these values
         in this version, others are refused by name.

@@ -157,7 +157,7 @@ def device(name: object) -> str:
 def array(name: str, value: object, dtype: object, shape: Sequence[int | str], where: str = "cpu") -> Array:
     """Check that `value` is an array of this dtype and shape on the device `where`; a letter stands for any size."""
     ours = _is_on(value, where)
-    if ours and value.dtype == dtype and _has_shape(value, shape):  # type: ignore[attr-defined]
+    if ours and value.dtype == dtype and _has_shape(value, shape):  # type: ignore[attr-defined,arg-type]
         return cast(Array, value)
     expected = f"{name}: expected [{', '.join(map(str, shape))}] {np.dtype(dtype).name}"  # type: ignore[call-overload]
     if not ours:
@@ -165,7 +165,7 @@ def array(name: str, value: object, dtype: object, shape: Sequence[int | str], w
         other = "layer of the CPU" if where == "cpu" else "layer of another GPU"
         came = "" if library is None else "a NumPy array: " if library is np else f"a CuPy array on a {other}: "
         raise TypeError(f"{expected} as {kind}, got {came}{describe(value)}")
-    wrong = TypeError if _has_shape(value, shape) else ShapeError  # type: ignore[arg-type]
+    wrong = TypeError if _has_shape(cast(Array, value), shape) else ShapeError
     raise wrong(f"{expected}, got {describe(value)}")
 
 
@@ -174,7 +174,7 @@ def _is_on(value: object, where: str) -> bool:
     if where == "cpu":
         return isinstance(value, np.ndarray)
     library = array_module(value)
-    return library not in (None, np) and value.device.id == index(where)  # type: ignore[attr-defined,no-any-return]
+    return library not in (None, np) and value.device.id == index(where)  # type: ignore[attr-defined]
 
 
 def _has_shape(value: Array, shape: Sequence[int | str]) -> bool:
@@ -223,14 +223,16 @@ def pair(
     middle = (batch,) if batched else ()
     result: list[Array | None] = []
     for name, part, width in (("h", parts[0], output_size), ("c", parts[1], hidden_size)):
-        checked = None if part is None else array(f"{what} {name}{suffix}", part, dtype, (states, *middle, width), where)
+        checked = (
+            None if part is None else array(f"{what} {name}{suffix}", part, dtype, (states, *middle, width), where)
+        )
         result.append(checked if checked is None or batched else checked[:, None])
     return result[0], result[1]
 
 
 def _lengths(lengths: object, steps: int, batch: int) -> Array:
     try:
-        values = np.asarray(lengths if array_module(lengths) is None else to_host(cast(Array, lengths)))
+        values = np.asarray(lengths if array_module(lengths) is None else to_host(lengths))
     except (TypeError, ValueError) as error:
         raise TypeError(f"lengths: expected [{batch}] integers, got {describe(lengths)}") from error
     if values.shape != (batch,):
@@ -243,9 +245,7 @@ def _lengths(lengths: object, steps: int, batch: int) -> Array:
     return values.astype(np.int64)
 
 
-def _reset(
-    reset: object, steps: int, batch: int, batched: bool, batch_first: bool, where: str
-) -> Array | None:
+def _reset(reset: object, steps: int, batch: int, batched: bool, batch_first: bool, where: str) -> Array | None:
     """Reset as [T, B]."""
     if reset is None:
         return None
@@ -273,7 +273,9 @@ def gradients(
 
     hidden = 0 if inputs.c0 is None else inputs.c0.shape[2]
     states, _, output = inputs.h0.shape
-    dh_n, dc_n = pair("d_state", "_n", d_state, states, batch, output, hidden, cell_state, inputs.x.dtype, batched, where)
+    dh_n, dc_n = pair(
+        "d_state", "_n", d_state, states, batch, output, hidden, cell_state, inputs.x.dtype, batched, where
+    )
     dcells = None
     if d_cells is not None:
         if not cell_state:
@@ -304,9 +306,7 @@ def parameters(
                 f"{kind} {', '.join(names)}" for kind, names in (("unknown", unknown), ("no", missing)) if names
             )
         )
-    return {
-        name: _parameter(name, _from_foreign(name, value), expected[name], where) for name, value in given.items()
-    }
+    return {name: _parameter(name, _from_foreign(name, value), expected[name], where) for name, value in given.items()}
 
 
 def _parameter(name: str, value: object, expected: Array, where: str) -> Array:

@@ -78,5 +78,6 @@ GRU = Cell(
 )  # fmt: skip
 GRU_RESET_BEFORE = Cell(
     "gru_reset_before", ("r", "z", "n"), before_forward, before_backward,
-    numba=("fastrnn.cpu.cells.gru", "BEFORE"), cuda=("gru", "GruResetBefore"), saved=3, gated=GatedProduct(reset_state, reset_state_backward),
+    numba=("fastrnn.cpu.cells.gru", "BEFORE"), cuda=("gru", "GruResetBefore"), saved=3,
+    gated=GatedProduct(reset_state, reset_state_backward),
 )  # fmt: skip

@@ -112,9 +112,7 @@ def _run_steps(
         xp.matmul(d.dah[t].reshape(batch, -1), packed.first, out=product)
         later = t
     clear_later = None if run.clear is None else run.clear[later]
-    k.launch(
-        "initial_backward", batch, output, direct, product, run.lengths, clear_later, dh0, later, batch, output
-    )
+    k.launch("initial_backward", batch, output, direct, product, run.lengths, clear_later, dh0, later, batch, output)
 
 
 def _row(array: Array | None, t: int) -> tuple[Array | None, int]:

@@ -108,6 +108,4 @@ def run_steps(cell: Cell, packed: Packed, run: Run, states: States, into: Scratc
         )  # fmt: skip
         if m is not None:
             xp.matmul(m, packed.hr.T, out=product)  # type: ignore[union-attr]
-            k.launch(
-                "project_forward", batch, output, product, h_prev, run.lengths, h, y[t], y_row, t, batch, output
-            )
+            k.launch("project_forward", batch, output, product, h_prev, run.lengths, h, y[t], y_row, t, batch, output)

@@ -30,12 +30,12 @@ class Packed(NamedTuple):
     @property
     def hidden(self) -> int:
         """H."""
-        return self.ih.shape[0] // self.gates
+        return int(self.ih.shape[0]) // self.gates
 
     @property
     def output(self) -> int:
         """P."""
-        return self.hh.shape[1]
+        return int(self.hh.shape[1])
 
     @property
     def dtype(self) -> str:
