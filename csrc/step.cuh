@@ -25,7 +25,7 @@ using A = Registers<S>::type;
 #define FOR_EACH_UNIT(u, units)                                                                      \
   _Pragma("unroll 1") for (int64 u = W * (blockIdx.x * static_cast<int64>(blockDim.x) + threadIdx.x); u < (units); \
                            u += W * static_cast<int64>(gridDim.x) * blockDim.x)
-#define KERNEL extern "C" __global__ void __launch_bounds__(256)
+#define KERNEL extern "C" __global__ void __launch_bounds__(256, 1)
 
 __device__ __forceinline__ bool exists(const int64* lengths, int64 b, int64 t) { return !lengths || t < fetch(lengths + b); }
 __device__ __forceinline__ bool is_set(const bool* flags, int64 b) { return flags && fetch(flags + b); }
