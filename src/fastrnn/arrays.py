@@ -29,4 +29,6 @@ def describe(value: object) -> str:
         return f"{value.shape} {value.dtype}"  # type: ignore[attr-defined]
     shape = getattr(value, "shape", None)
     kind = f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
-    return f"{kind} of shape {tuple(shape)}" if shape is not None else f"{kind} {reprlib.repr(value)}"
+    if shape is not None:
+        return f"{kind} of shape {tuple(shape)}"
+    return f"{kind} {reprlib.repr(value)}"[:120]  # a nested list would fill the screen
