@@ -64,7 +64,7 @@ class Case:
         ]
         loss = [] if self.losses == LOSSES else ["loss=" + "+".join(self.losses)]
         size = f"T{self.T}B{self.B}I{self.I}H{self.H}"
-        return "-".join([self.cell, self.backend, f"f{self.dtype[5:]}", size, *options, *loss])
+        return "-".join([self.cell, self.backend, self.dtype.replace("float", "f"), size, *options, *loss])
 
     @property
     def width(self) -> int:
@@ -166,7 +166,7 @@ def make_layer(case: Case, dtype: str | None = None, **options: Any) -> Any:
         bidirectional=case.bidirectional, dtype=dtype or case.dtype, seed=case.seed, **options,
     )  # fmt: skip
     if layer.dtype != case.dtype:
-        layer.update({name: value.astype(layer.dtype) for name, value in make_layer(case, **options).params.items()})
+        layer.update({name: value.astype(case.dtype).astype(layer.dtype) for name, value in layer.params.items()})
     return layer
 
 

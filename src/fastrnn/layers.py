@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar, cast
 import numpy as np
 
 from fastrnn import backends, checkpoint, initialisation, sequence, validation
-from fastrnn.arrays import Array
+from fastrnn.arrays import Array, on, to_device, to_host
 from fastrnn.cells import CELLS
 from fastrnn.recurrence import Weights
 from fastrnn.stream import Stream
@@ -83,7 +83,7 @@ class _Recurrent(Generic[S]):
             warnings.warn("dropout acts between layers: it has no effect with num_layers=1", UserWarning, stacklevel=3)
         self._configure(arguments)
         self.calls = 0  # training calls so far: the dropout masks' counter; part of a checkpoint
-        self._params = {name: _frozen(value) for name, value in self._initial_parameters(arguments)}
+        self._params = {name: _placed(value, self.device) for name, value in self._initial_parameters(arguments)}
 
     @classmethod
     def _restored(cls, arguments: dict[str, Any], params: Mapping[str, Array], calls: object) -> Any:
@@ -97,7 +97,7 @@ class _Recurrent(Generic[S]):
         if params.keys() != shapes.keys():
             raise ValueError(f"parameters {', '.join(params)}")
         layer._params = {
-            name: _frozen(validation.array(name, params[name], layer.dtype, shape).copy())
+            name: _placed(validation.array(name, params[name], layer.dtype, shape).copy(), layer.device)
             for name, shape in shapes.items()
         }
         return layer
@@ -115,13 +115,14 @@ class _Recurrent(Generic[S]):
 
     def __getstate__(self) -> dict[str, Any]:
         """What copy and pickle keep: packed weights are made anew."""
-        return {"arguments": self._arguments, "params": self._params, "calls": self.calls}
+        params = {name: to_host(value) for name, value in self._params.items()}
+        return {"arguments": self._arguments, "params": params, "calls": self.calls}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self._configure(state["arguments"])
         self.calls = state["calls"]
         # copies of read-only arrays are writable
-        self._params = {name: _frozen(value) for name, value in state["params"].items()}
+        self._params = {name: _placed(value, self.device) for name, value in state["params"].items()}
 
     def _initial_parameters(self, arguments: dict[str, Any]) -> list[tuple[str, Array]]:
         rng, result = np.random.default_rng(self.seed), []
@@ -144,8 +145,11 @@ class _Recurrent(Generic[S]):
 
     @property
     def params(self) -> Mapping[str, Array]:
-        """The parameters by torch's names: a read-only mapping that follows `update`, of arrays that do not."""
-        return MappingProxyType(self._params)
+        """The parameters by torch's names: a read-only mapping that follows `update`, of arrays that do not.
+
+        An array of a GPU cannot be made read-only, so there each access hands out a copy.
+        """
+        return MappingProxyType(self._params) if self.device == "cpu" else _Copies(self._params, self.device)
 
     def update(self, params: Mapping[str, Array]) -> None:
         """Replace the named parameters by copies of these arrays, all or none.
@@ -153,13 +157,15 @@ class _Recurrent(Generic[S]):
         Raises:
             ValueError: a name that the layer does not have. ShapeError, TypeError: wrong shape, dtype or array type.
         """
-        new = validation.parameters(params, self._params, partial=True, what="params")
-        self._params.update({name: _frozen(value) for name, value in new.items()})
+        with on(self.device):
+            new = validation.parameters(params, self._params, partial=True, what="params", where=self.device)
+        self._params.update({name: _placed(value, self.device) for name, value in new.items()})
         self._packed = {}
 
     def state_dict(self) -> dict[str, Array]:
         """Return copies of all parameters, by torch's names and in torch's layouts."""
-        return {name: value.copy() for name, value in self._params.items()}
+        with on(self.device):
+            return {name: value.copy() for name, value in self._params.items()}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Replace all parameters, also from a torch state_dict on the CPU, all or none.
@@ -167,17 +173,28 @@ class _Recurrent(Generic[S]):
         Raises:
             ValueError: missing or unknown names. ShapeError, TypeError: wrong shape, dtype or array type.
         """
-        self.update(validation.parameters(state_dict, self._params, partial=False, what="state_dict"))
+        with on(self.device):
+            new = validation.parameters(state_dict, self._params, partial=False, what="state_dict", where=self.device)
+        self.update(new)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the layer to a safetensors file, atomically; `fastrnn.load` reads it back."""
+        """Write the layer to a safetensors file, atomically; `fastrnn.load` reads it back, onto the CPU."""
         name = next(name for name, kind in LAYERS.items() if isinstance(self, kind))
-        description = {"class": name, "arguments": self._arguments, "calls": self.calls}
-        checkpoint.write(path, self._params, description)
+        description = {"class": name, "arguments": {**self._arguments, "device": "cpu"}, "calls": self.calls}
+        checkpoint.write(path, {name: to_host(value) for name, value in self._params.items()}, description)
 
     def to(self, device: str) -> _Recurrent[S]:
-        """Return the layer on `device`; this version has the CPU only and says what is missing for others."""
-        validation.device(device)
+        """Move the parameters to `device`, "cpu" or "cuda:N", where calls run from then on; return the layer.
+
+        Raises:
+            ImportError: CuPy is missing. RuntimeError: there is no such GPU. TypeError: the device lacks the dtype.
+        """
+        device = validation.device(device)
+        validation.dtype_name(self.dtype, device)
+        if device != self.device:
+            self._params = {name: _placed(value, device) for name, value in self._params.items()}
+            self._arguments = {**self._arguments, "device": device}
+            self.device, self._packed = device, {}
         return self
 
     def __call__(
@@ -188,7 +205,8 @@ class _Recurrent(Generic[S]):
         Args:
             x: [T, B, I], with batch_first [B, T, I], or unbatched [T, I], in the layer's dtype.
             state: initial state; zeros if None. h [L*D, B, P] (unbatched [L*D, P]); for LSTM the pair (h, c).
-            lengths: [B] integers, 0 <= length <= T, in any order; y is zero past the end and the state is held.
+            lengths: [B] integers, 0 <= length <= T, in any order; y is zero past the end and the state is held. On the
+                host also for a layer on a GPU: they are checked there, and an array of the GPU has to be waited for.
             reset: bool, laid out as x without its last axis; True zeroes the state before that step.
 
         Returns:
@@ -197,12 +215,13 @@ class _Recurrent(Generic[S]):
         Raises:
             ShapeError: a wrong shape. TypeError: a wrong dtype or array type. ValueError: lengths out of range.
         """
-        inputs, batched = self._inputs(x, state, lengths, reset)
-        name = backends.current()
-        output = sequence.forward(
-            self._network, backends.module(name), self._packed_for(name), inputs, save=False, call=None,
-            batch_first=self.batch_first and batched,
-        )  # fmt: skip
+        name = backends.current(self.device)
+        with on(self.device):
+            inputs, batched = self._inputs(x, state, lengths, reset)
+            output = sequence.forward(
+                self._network, backends.module(name), self._packed_for(name), inputs, save=False, call=None,
+                batch_first=self.batch_first and batched,
+            )  # fmt: skip
         return self._laid_out(output.y, batched), self._state(output.h_n, output.c_n, batched)
 
     def forward(
@@ -219,14 +238,17 @@ class _Recurrent(Generic[S]):
             calling it again gives the same, with the parameters of this forward call. free=True gives the saved
             values back afterwards.
         """
-        inputs, batched = self._inputs(x, state, lengths, reset)
-        name = backends.current()
-        backend, packed = backends.module(name), self._packed_for(name)
-        call = None
-        if training:
-            call, self.calls = self.calls, self.calls + 1
-        time_last = self.batch_first and batched
-        output = sequence.forward(self._network, backend, packed, inputs, save=True, call=call, batch_first=time_last)
+        name, device = backends.current(self.device), self.device
+        with on(device):
+            inputs, batched = self._inputs(x, state, lengths, reset)
+            backend, packed = backends.module(name), self._packed_for(name)
+            call = None
+            if training:
+                call, self.calls = self.calls, self.calls + 1
+            time_last = self.batch_first and batched
+            output = sequence.forward(
+                self._network, backend, packed, inputs, save=True, call=call, batch_first=time_last
+            )
         passes: list[sequence.Pass] = output.passes
 
         def saved() -> list[sequence.Pass]:
@@ -242,8 +264,12 @@ class _Recurrent(Generic[S]):
                 d_output=d_output, d_state=d_state, d_cells=d_cells, inputs=inputs, num_layers=self.num_layers,
                 output_width=output.y.shape[2], cells_width=self._network.num_directions * self.hidden_size,
                 cell_state=self._network.cell.cell_state, batched=batched, batch_first=self.batch_first,
+                where=device,
             )  # fmt: skip
-            grads = sequence.backward(self._network, backend, packed, inputs, saved(), *given, batch_first=time_last)
+            with on(device):
+                grads = sequence.backward(
+                    self._network, backend, packed, inputs, saved(), *given, batch_first=time_last
+                )
             if free:
                 passes.clear()
             return Gradients(
@@ -253,7 +279,8 @@ class _Recurrent(Generic[S]):
         def cells() -> list[Array]:
             if not self._network.cell.cell_state:
                 raise AttributeError(f"cells: {type(self).__name__} has no cell state")
-            return [self._laid_out(c, batched) for c in sequence.cells(self._network, backend, packed, saved())]
+            with on(device):
+                return [self._laid_out(c, batched) for c in sequence.cells(self._network, backend, packed, saved())]
 
         return Forward._make(
             self._laid_out(output.y, batched), self._state(output.h_n, output.c_n, batched), backward, cells
@@ -270,8 +297,10 @@ class _Recurrent(Generic[S]):
         """
         if self.bidirectional:
             raise ValueError("bidirectional: expected False for a stream (what is to come is unknown), got True")
-        name = backends.current()
-        return Stream(self._network, backends.module(name), self._packed_for(name), self.input_size, batch, self.dtype)
+        name = backends.current(self.device)
+        with on(self.device):
+            packed = self._packed_for(name)
+        return Stream(self._network, backends.module(name), packed, self.input_size, batch, self.dtype, self.device)
 
     def _inputs(self, x: object, state: object, lengths: object, reset: object) -> tuple[sequence.Inputs, bool]:
         network = self._network
@@ -279,7 +308,7 @@ class _Recurrent(Generic[S]):
             x=x, state=state, lengths=lengths, reset=reset, input_size=self.input_size,
             states=self.num_layers * network.num_directions, output_size=network.output_size,
             hidden_size=self.hidden_size, cell_state=network.cell.cell_state, dtype=self.dtype,
-            batch_first=self.batch_first,
+            batch_first=self.batch_first, where=self.device,
         )  # fmt: skip
 
     def _names(self) -> list[tuple[str | None, ...]]:
@@ -318,7 +347,8 @@ class _Recurrent(Generic[S]):
     def __repr__(self) -> str:
         shown = [f"{self.input_size}, {self.hidden_size}"]
         defaults = {"num_layers": 1, "nonlinearity": "tanh", "bias": True, "batch_first": False, "dropout": 0.0,
-                    "bidirectional": False, "proj_size": 0, "reset_after": True, "dtype": "float32"}  # fmt: skip
+                    "bidirectional": False, "proj_size": 0, "reset_after": True, "dtype": "float32",
+                    "device": "cpu"}  # fmt: skip
         shown += [
             f"{name}={self._arguments[name]!r}"
             for name, default in defaults.items()
@@ -327,9 +357,30 @@ class _Recurrent(Generic[S]):
         return f"{type(self).__name__}({', '.join(shown)})"
 
 
-def _frozen(value: Array) -> Array:
+def _placed(value: Array, device: str) -> Array:
+    """A parameter on a device; on the CPU one that cannot be written to from then on."""
+    value = to_device(value, device)
+    if device != "cpu":
+        return value
     value.flags.writeable = False
     return value.view()  # whose flag NumPy does not let anybody lift, as it would the owner's
+
+
+class _Copies(Mapping[str, Array]):
+    """A mapping that hands out copies of the arrays of another one."""
+
+    def __init__(self, arrays: Mapping[str, Array], device: str) -> None:
+        self._arrays, self._device = arrays, device
+
+    def __getitem__(self, name: str) -> Array:
+        with on(self._device):
+            return self._arrays[name].copy()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._arrays)
+
+    def __len__(self) -> int:
+        return len(self._arrays)
 
 
 def _arguments(scope: dict[str, Any]) -> dict[str, Any]:
@@ -348,7 +399,8 @@ class LSTM(_Recurrent[tuple[Array, Array]]):
         dropout: rate between layers, in [0, 1), in training calls only. bidirectional: D = 2.
         proj_size: P; 0 means no projection, h is then H wide.
         forget_bias: v sets the forget part of bias_ih to v and of bias_hh to 0.
-        init: "uniform" (torch's), "xavier", "orthogonal", "identity". dtype: "float32" or "float64".
+        init: "uniform" (torch's), "xavier", "orthogonal", "identity". dtype: "float32" or "float64"; on a
+            GPU also "float16", "bfloat16". device: "cpu" or "cuda:N", which needs CuPy and takes its arrays.
         seed: 64-bit seed of the initial values and of the dropout masks; drawn at random if None.
         peephole, coupled, recurrent, layer_norm, zoneout, recurrent_dropout, precision, save: fixed at these values
         in this version, others are refused by name.

@@ -60,6 +60,7 @@ class Cell:
     name: key in the registry. gates: in cuDNN/torch order. cell_state: whether the cell carries c besides h.
     separate: the gates whose ax and ah do not enter as the sum ax + ah (GRU's candidate: n = tanh(ax + r * ah)).
     numba: (module, name) of the Numba rendering, see fastrnn.cpu.cells.
+    cuda: (file, struct) of the CUDA rendering, see csrc/cells/cell.cuh. saved: V, the number of saved values.
     """
 
     name: str
@@ -67,6 +68,8 @@ class Cell:
     forward: Forward
     backward: Backward
     numba: tuple[str, str]
+    cuda: tuple[str, str]
+    saved: int
     cell_state: bool = False
     separate: tuple[str, ...] = ()
     gated: GatedProduct | None = None

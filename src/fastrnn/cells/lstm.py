@@ -36,4 +36,7 @@ def backward(
     return StepGradient(da, da, None, dc * f)
 
 
-LSTM = Cell("lstm", ("i", "f", "g", "o"), forward, backward, numba=("fastrnn.cpu.cells.lstm", "LSTM"), cell_state=True)
+LSTM = Cell(
+    "lstm", ("i", "f", "g", "o"), forward, backward, numba=("fastrnn.cpu.cells.lstm", "LSTM"), cuda=("lstm", "Lstm"),
+    saved=4, cell_state=True,
+)  # fmt: skip

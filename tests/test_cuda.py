@@ -1,0 +1,272 @@
+"""The CUDA backend without a GPU: its Python on a stand-in for CuPy, its kernels on the CPU, checked as they run.
+
+Every output and every gradient is compared by name with the reference in float64, which is then removed; threads and
+blocks run in a different order each time, `empty` is NaN, and a race, an access outside the arrays that a kernel was
+given, an argument of a wrong type and a hidden wait for the device fail.
+"""
+
+import inspect
+from collections.abc import Iterator
+from dataclasses import replace
+from types import ModuleType
+from typing import Any
+
+import cupy_standin
+import host_kernels
+import ml_dtypes  # noqa: F401  # gives NumPy bfloat16
+import numpy as np
+import pytest
+from cases import (
+    CELLS,
+    DTYPES,
+    FUNCTIONS,
+    Case,
+    Problem,
+    assert_results,
+    by_name,
+    draw,
+    evaluate,
+    expected,
+    make_layer,
+    option_cases,
+    without_reference,
+)
+from tolerance import assert_close, assert_same_bits, rounding
+
+import fastrnn
+from fastrnn import backends, philox, recurrence
+
+pytestmark = pytest.mark.skipif(bool(host_kernels.missing_tools()), reason=host_kernels.missing_tools())
+SIXTEEN = ("float16", "bfloat16")
+ALL_DTYPES = (*DTYPES, *SIXTEEN)
+
+
+@pytest.fixture(scope="module")
+def cupy(pytestconfig: pytest.Config) -> Iterator[ModuleType]:
+    compiler = host_kernels.Compiler(pytestconfig.cache.mkdir("fastrnn_host_kernels"))
+    with cupy_standin.installed(compiler) as cupy:
+        from fastrnn.cuda import source
+
+        compiler.build([source.assemble(variant) for variant in source.variants()] + [source.masks()])
+        yield cupy
+
+
+@pytest.fixture
+def whole_vectors(cupy: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole vectors also for the small arrays of the tests."""
+    from fastrnn.cuda import kernels
+
+    monkeypatch.setattr(kernels, "WIDE_ELEMENTS", 1)
+
+
+def to_device(value: Any) -> Any:
+    """Arrays as the device's, in the same memory layout; lengths stay on the host, where they are checked."""
+    if isinstance(value, (tuple, list)):
+        return type(value)(map(to_device, value))
+    return cupy_standin.ndarray(value) if isinstance(value, np.ndarray) else value
+
+
+def on_device(problem: Problem) -> Problem:
+    names = ("x", "state", "reset", "d_output", "d_state", "d_cells")
+    return replace(problem, **{name: to_device(getattr(problem, name)) for name in names})
+
+
+def evaluate_on_device(case: Case, problem: Problem, layer: Any = None) -> dict[str, np.ndarray]:
+    layer = layer or make_layer(case, device="cuda:0")
+    given = on_device(problem)
+    with without_reference():
+        cupy_standin.waits.clear()
+        got = evaluate(layer, case, given)
+        assert cupy_standin.waits == []
+    assert all(isinstance(value, cupy_standin.ndarray) for value in got.values())
+    return {name: value._host for name, value in got.items()}
+
+
+SIZES = [(1, 2, 5, 1), (2, 33, 1, 7), (7, 3, 33, 33), (2, 1, 5, 257), (5, 5, 4, 64)]
+CASES = [
+    *(case for dtype in DTYPES for _, case in option_cases("cuda", dtype)),
+    *(Case(cell, "cuda", dtype, *size, seed=k) for dtype in DTYPES for cell in CELLS for k, size in enumerate(SIZES)),
+]
+SOME = ("plain", "everything", "projection-everything", "reset-lengths-bidirectional")
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_agrees_with_the_reference(case: Case, cupy: ModuleType) -> None:
+    problem = draw(case)
+    want = expected(case, problem)
+    assert_results(case, problem, evaluate_on_device(case, problem), want)
+
+
+@pytest.mark.parametrize(
+    "case", [case for dtype in SIXTEEN for name, case in option_cases("cuda", dtype) if name in SOME], ids=str
+)
+def test_16_bit_types_agree_with_the_reference(case: Case, cupy: ModuleType) -> None:
+    problem = draw(case)
+    want = expected(case, problem)
+    assert_results(case, problem, evaluate_on_device(case, problem), want)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        replace(case, H=24, proj_size=8 if case.proj_size else 0)
+        for dtype in ALL_DTYPES
+        for name, case in option_cases("cuda", dtype)
+        if name in SOME
+    ],
+    ids=str,
+)
+@pytest.mark.usefixtures("whole_vectors")
+def test_whole_vectors_have_the_bits_of_single_elements(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fastrnn.cuda import kernels
+
+    loaded: list[int] = []
+    load = kernels._load
+    monkeypatch.setattr(kernels, "_load", lambda variant, device: loaded.append(variant.width) or load(variant, device))
+    case = replace(case, strided=False, batch_first=False)
+    problem, layer = draw(case), make_layer(case, device="cuda:0")
+    got = evaluate_on_device(case, problem, layer)
+    assert min(loaded) > 1
+    monkeypatch.setattr(kernels, "WIDE_ELEMENTS", 1 << 18)
+    loaded.clear()
+    want = evaluate_on_device(case, problem, layer)
+    assert max(loaded) == 1
+    for name, value in want.items():
+        assert_same_bits(name, got[name], value)
+
+
+@pytest.mark.usefixtures("whole_vectors")
+def test_rows_that_are_no_whole_vectors_are_taken_one_by_one() -> None:
+    """Sizes that divide, but an array from outside whose rows begin elsewhere."""
+    case = Case("lstm", "cuda", "float32", H=24, strided=True)
+    problem = draw(case)
+    assert_results(case, problem, evaluate_on_device(case, problem), expected(case, problem))
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize(("T", "B"), [(0, 3), (4, 0)])
+def test_nothing_to_do(cell: str, T: int, B: int, cupy: ModuleType) -> None:
+    case = Case(cell, "cuda", T=T, B=B, bidirectional=True)
+    problem = draw(case)
+    assert_results(case, problem, evaluate_on_device(case, problem), expected(case, problem))
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_call_that_saves_nothing_has_the_same_bits(cell: str, cupy: ModuleType) -> None:
+    case = Case(cell, "cuda", T=6, lengths="random", reset="random", bidirectional=True, num_layers=2)
+    layer, problem = make_layer(case, device="cuda:0"), on_device(draw(case))
+    y, state = layer(problem.x, problem.state, lengths=problem.lengths, reset=problem.reset)
+    saving = layer.forward(problem.x, problem.state, lengths=problem.lengths, reset=problem.reset)
+    assert_same_bits("y", y._host, saving.y._host)
+    for name, value in by_name(case, state).items():
+        assert_same_bits(name, value._host, by_name(case, saving.state)[name]._host)
+
+
+def test_padding_reaches_nothing(cupy: ModuleType) -> None:
+    for cell in CELLS:
+        case = Case(cell, "cuda", T=6, B=4, lengths="random", bidirectional=True)
+        problem, layer = draw(case), make_layer(case, device="cuda:0")
+        want = evaluate_on_device(case, problem, layer)
+        assert problem.lengths is not None
+        padding = np.arange(case.T)[:, None] >= problem.lengths
+        for array in (problem.x, problem.d_output, *(problem.d_cells or [])):
+            array[padding] = np.nan
+        for name, value in evaluate_on_device(case, problem, layer).items():
+            assert_same_bits(name, value, want[name])
+
+
+def test_backward_is_pure(cupy: ModuleType) -> None:
+    for cell in CELLS:
+        case = Case(cell, "cuda", reset="random", num_layers=2)
+        problem = on_device(draw(case))
+        y, _, backward = make_layer(case, device="cuda:0").forward(problem.x, problem.state, reset=problem.reset)
+        first = backward(problem.d_output, problem.d_state)
+        y[...] = 7  # what the layer handed out belongs to the caller
+        second = backward(problem.d_output, problem.d_state)
+        assert_same_bits("d x", second.x._host, first.x._host)
+        for name, value in first.params.items():
+            assert_same_bits(name, second.params[name]._host, value._host)
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, "float16"])
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_stream_equals_the_whole_sequence(cell: str, dtype: str, cupy: ModuleType) -> None:
+    case = Case(cell, "cuda", dtype, T=6, num_layers=2, proj_size=3 if CELLS[cell].cell_state else 0)
+    layer, problem = make_layer(case, device="cuda:0"), on_device(draw(case))
+    y, state = layer(problem.x, problem.state)
+    with layer.stream(case.B) as stream:
+        stream.set_state(problem.state)
+        ys = np.stack([stream.step(problem.x[t])._host.copy() for t in range(case.T)])
+        end = stream.state
+    allowed = rounding(dtype, case.T * case.num_layers, case.width)
+    assert_close("y", ys, y._host, allowed)
+    for name, value in by_name(case, end).items():
+        assert value.dtype == dtype
+        assert_close(name, value._host, by_name(case, state)[name]._host, allowed)
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 4, 513, 2049])
+def test_random_words_are_those_of_philox(count: int, cupy: ModuleType) -> None:
+    seed, counter = 0x0123456789ABCDEF, (2**32 + 5, 3, philox.DROPOUT)
+    got = backends.module("cuda").random_words(cupy, seed, counter, count)
+    assert_same_bits("words", got._host, philox.random_words(np, seed, counter, count))
+
+
+def test_launches_per_step(cupy: ModuleType) -> None:
+    """One kernel a step, and nothing else of ours; the products are cuBLAS's."""
+    case = Case("lstm", "cuda", T=7)
+    layer, problem = make_layer(case, device="cuda:0"), on_device(draw(case))
+    cupy_standin.launches.clear()
+    backward = layer.forward(problem.x, problem.state).backward
+    assert cupy_standin.launches == ["step_forward"] * 7
+    cupy_standin.launches.clear()
+    backward(problem.d_output, problem.d_state)
+    assert cupy_standin.launches == ["step_backward"] * 7 + ["initial_backward"]
+
+
+def test_the_backend_has_the_functions_of_a_backend(cupy: ModuleType) -> None:
+    for function in FUNCTIONS:
+        wanted = list(inspect.signature(getattr(recurrence.Backend, function)).parameters)[1:]
+        assert list(inspect.signature(getattr(backends.module("cuda"), function)).parameters) == wanted
+
+
+def test_a_layer_moves_and_keeps_its_parameters(cupy: ModuleType, tmp_path: Any) -> None:
+    layer = fastrnn.LSTM(3, 5, proj_size=2, seed=0)
+    before = layer.state_dict()
+    assert layer.to("cuda") is layer
+    assert layer.device == "cuda:0"
+    assert "device='cuda:0'" in repr(layer)
+    taken = layer.params["weight_hh_l0"]
+    assert isinstance(taken, cupy_standin.ndarray)
+    taken[...] = 0  # a copy: the layer does not see it
+    layer.save(tmp_path / "layer.safetensors")
+    loaded = fastrnn.load(tmp_path / "layer.safetensors")
+    assert loaded.device == "cpu"
+    for other in (loaded, layer.to("cpu")):
+        for name, value in before.items():
+            assert_same_bits(name, other.params[name], value)
+    layer.to("cuda:0").update({"weight_hh_l0": before["weight_hh_l0"] * 2, "bias_ih_l0": cupy.zeros(20, "float32")})
+    assert_same_bits("weight_hh_l0", layer.params["weight_hh_l0"]._host, before["weight_hh_l0"] * 2)
+
+
+def test_arrays_and_layers_must_be_on_the_same_device(cupy: ModuleType) -> None:
+    x = np.zeros((2, 1, 3), np.float32)
+    on_cpu, on_gpu = fastrnn.GRU(3, 4, seed=0), fastrnn.GRU(3, 4, seed=0, device="cuda:0")
+    with pytest.raises(TypeError, match=r"x: expected \[T, B, 3\] float32 as a CuPy array on cuda:0, got ndarray"):
+        on_gpu(x)
+    with pytest.raises(TypeError, match=r"x: expected \[T, B, 3\] float32 as a NumPy array, got a CuPy array"):
+        on_cpu(to_device(x))
+    for layer, name in ((on_cpu, "cuda"), (on_gpu, "cpu")):
+        with fastrnn.use_backend(name), pytest.raises(TypeError, match=f"backend: expected 'reference'.*got '{name}'"):
+            layer(x)
+    with pytest.raises(RuntimeError, match="'cuda:1' needs a GPU of that number, and CuPy finds 1"):
+        on_cpu.to("cuda:1")
+    with pytest.raises(TypeError, match="dtype: expected one of float32, float64 on the CPU"):
+        fastrnn.GRU(3, 4, seed=0, device="cuda:0", dtype="float16").to("cpu")
+
+
+def test_the_reference_runs_on_the_gpus_arrays(cupy: ModuleType) -> None:
+    case = Case("lstm", "reference", lengths="random", reset="random", bidirectional=True)
+    problem = draw(case)
+    got = evaluate(make_layer(case, device="cuda:0"), case, on_device(problem))
+    assert_results(case, problem, {name: value._host for name, value in got.items()}, expected(case, problem))
