@@ -11,6 +11,7 @@ import numpy as np
 from fastrnn.arrays import Array
 from fastrnn.cells import Cell
 from fastrnn.cpu import build, microkernel
+from fastrnn.cpu.blocked import row_stride
 from fastrnn.cpu.cells import Rendering
 from fastrnn.cpu.layout import aligned_zeros, plain
 from fastrnn.cpu.vector import vector_bytes
@@ -20,6 +21,7 @@ from fastrnn.recurrence import Weights
 class Sizes(NamedTuple):
     """Sizes of one layer; Hp and Pp are H and P in whole blocks of U units."""
 
+    itemsize: int
     I: int
     G: int
     H: int
@@ -36,6 +38,16 @@ class Sizes(NamedTuple):
         """P in whole blocks."""
         return -(-self.P // self.U) * self.U
 
+    @property
+    def Ps(self) -> int:
+        """Distance of rows of Pp elements."""
+        return row_stride(self.Pp, self.itemsize)
+
+    @property
+    def Hs(self) -> int:
+        """Distance of rows of Hp elements."""
+        return row_stride(self.Hp, self.itemsize)
+
     def padded(self, n: int) -> int:
         """Return n in whole blocks."""
         return -(-n // self.U) * self.U
@@ -50,7 +62,7 @@ class Packed:
         self.loop = build.load("loop", cell)
         self.rendering: Rendering = self.loop.CELL
         self.sizes = Sizes(
-            weights.ih.shape[1], len(cell.gates), weights.ih.shape[0] // len(cell.gates), weights.hh.shape[1],
+            self.dtype.itemsize, weights.ih.shape[1], len(cell.gates), weights.ih.shape[0] // len(cell.gates), weights.hh.shape[1],
             2 * vector_bytes() // self.dtype.itemsize,
         )  # fmt: skip
         n = self.sizes

@@ -13,6 +13,7 @@ import numpy as np
 from fastrnn import threads
 from fastrnn.arrays import Array
 from fastrnn.cpu import build, pool
+from fastrnn.cpu.blocked import row_stride
 from fastrnn.cpu.layout import THREAD_FLOPS, columns_of, flat
 from fastrnn.cpu.packed import Packed, Sizes
 from fastrnn.recurrence import Run, Weights
@@ -49,7 +50,7 @@ def _places(run: Run, dx: Array, n: Sizes) -> tuple[Array, Array, Places]:
     out, dx_step, dx_row = flat(dx)
     before = t + 1 if run.reverse else t
     return x, out, Places(
-        t * x_step + b * x_row, (before * batch + b) * n.Pp, t * batch + b, t * dx_step + b * dx_row
+        t * x_step + b * x_row, (before * batch + b) * n.Ps, t * batch + b, t * dx_step + b * dx_row
     )  # fmt: skip
 
 
@@ -58,15 +59,16 @@ def after_loop(
 ) -> Weights:
     """Write or add to dx and return the gradients of the weights.
 
-    planes: [T, B, planes, Hp]. dproj: [T, B, Pp] with a projection. Rows of steps that do not exist are never read.
+    planes: [T, B, Ls], rows [planes, Hp] at the distance Ls. dproj: [T, B, Pp] with a projection. Rows of steps that do not exist are never read.
     """
     n, r, w, dtype = packed.sizes, packed.rendering, packed.weights, packed.dtype
     x, dx_flat, at = _places(run, dx, n)
     if run.lengths is not None and not accumulate:
         dx[...] = 0
     Ip, width = n.padded(n.I), n.G * n.Hp
-    dax = at.step * (r.planes * n.Hp) + r.dax_first * n.Hp
-    dah = at.step * (r.planes * n.Hp) + r.dah_first * n.Hp
+    distance = row_stride(r.planes * n.Hp, n.itemsize)
+    dax = at.step * distance + r.dax_first * n.Hp
+    dah = at.step * distance + r.dah_first * n.Hp
     ih, hh = np.empty(width * Ip, dtype), np.empty(width * n.Pp, dtype)
     hr = np.empty(n.Pp * n.Hp if w.hr is not None else 0, dtype)
     b_ih, b_hh = np.empty((2, width), dtype)
@@ -85,9 +87,9 @@ def after_loop(
             product(planes, rows, count * n.Hp, saved.hs.reshape(-1), at.h_prev, n.Pp, into)
         if packed.cell.gated:
             rows, into = dah + ungated * n.Hp, hh[ungated * n.Hp * n.Pp :]
-            product(planes, rows, n.Hp, saved.s.reshape(-1), at.step * n.Hp, n.Hp, into)
+            product(planes, rows, n.Hp, saved.s.reshape(-1), at.step * n.Hs, n.Hp, into)
         if w.hr is not None:
-            product(dproj, at.step * n.Pp, n.Pp, saved.m.reshape(-1), at.step * n.Hp, n.Hp, hr)
+            product(dproj, at.step * n.Pp, n.Pp, saved.m.reshape(-1), at.step * n.Hs, n.Hp, hr)
         if w.b_ih is not None:
             mine = columns_of(width, n.U, part, parts)
             kernels.column_sums(planes, dax, *mine, b_ih)
