@@ -83,7 +83,7 @@ class _Recurrent(Generic[S]):
             warnings.warn("dropout acts between layers: it has no effect with num_layers=1", UserWarning, stacklevel=3)
         self._configure(arguments)
         self.calls = 0  # training calls so far: the dropout masks' counter; part of a checkpoint
-        self._params = {name: _frozen(value) for name, value in self._initial_parameters(arguments)}
+        self._adopt(dict(self._initial_parameters(arguments)))
 
     @classmethod
     def _restored(cls, arguments: dict[str, Any], params: Mapping[str, Array], calls: object) -> Any:
@@ -96,10 +96,9 @@ class _Recurrent(Generic[S]):
         shapes = dict(layer._shapes())
         if params.keys() != shapes.keys():
             raise ValueError(f"parameters {', '.join(params)}")
-        layer._params = {
-            name: _frozen(validation.array(name, params[name], layer.dtype, shape).copy())
-            for name, shape in shapes.items()
-        }
+        layer._adopt(
+            {name: validation.array(name, params[name], layer.dtype, shape).copy() for name, shape in shapes.items()}
+        )
         return layer
 
     def _configure(self, arguments: dict[str, Any]) -> None:
@@ -111,17 +110,23 @@ class _Recurrent(Generic[S]):
             CELLS[self._cell(arguments)], self.hidden_size, self.proj_size, self.num_layers, 1 + self.bidirectional,
             self.dropout, self.seed,
         )  # fmt: skip
+        self._values: dict[str, Array] = {}
+        self._params: dict[str, Array] = {}
+
+    def _adopt(self, values: dict[str, Array]) -> None:
+        """Take these arrays, which nobody else may hold, as the parameters of their names."""
+        self._values |= values  # as kernels want them: Numba would compile anew for a read-only array
+        self._params |= {name: np.asarray(memoryview(value).toreadonly()) for name, value in values.items()}
         self._packed: dict[str, list[Any]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """What copy and pickle keep: packed weights are made anew."""
-        return {"arguments": self._arguments, "params": self._params, "calls": self.calls}
+        return {"arguments": self._arguments, "params": self.state_dict(), "calls": self.calls}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self._configure(state["arguments"])
         self.calls = state["calls"]
-        # copies of read-only arrays are writable
-        self._params = {name: _frozen(value) for name, value in state["params"].items()}
+        self._adopt({name: value.copy() for name, value in state["params"].items()})
 
     def _initial_parameters(self, arguments: dict[str, Any]) -> list[tuple[str, Array]]:
         rng, result = np.random.default_rng(self.seed), []
@@ -153,13 +158,11 @@ class _Recurrent(Generic[S]):
         Raises:
             ValueError: a name that the layer does not have. ShapeError, TypeError: wrong shape, dtype or array type.
         """
-        new = validation.parameters(params, self._params, partial=True, what="params")
-        self._params.update({name: _frozen(value) for name, value in new.items()})
-        self._packed = {}
+        self._adopt(validation.parameters(params, self._params, partial=True, what="params"))
 
     def state_dict(self) -> dict[str, Array]:
         """Return copies of all parameters, by torch's names and in torch's layouts."""
-        return {name: value.copy() for name, value in self._params.items()}
+        return {name: value.copy() for name, value in self._values.items()}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Replace all parameters, also from a torch state_dict on the CPU, all or none.
@@ -293,8 +296,8 @@ class _Recurrent(Generic[S]):
     def _packed_for(self, backend: str) -> list[Any]:
         cache = self._packed
         if backend not in cache:
-            params, pack = self._params, backends.module(backend).pack
-            weights = [[None if name is None else params[name] for name in names] for names in self._names()]
+            values, pack = self._values, backends.module(backend).pack
+            weights = [[None if name is None else values[name] for name in names] for names in self._names()]
             cache[backend] = [pack(self._network.cell, Weights(*w)) for w in weights]  # type: ignore[arg-type]
         return cache[backend]
 
@@ -325,11 +328,6 @@ class _Recurrent(Generic[S]):
             if self._arguments.get(name, default) != default
         ]
         return f"{type(self).__name__}({', '.join(shown)})"
-
-
-def _frozen(value: Array) -> Array:
-    value.flags.writeable = False
-    return value.view()  # whose flag NumPy does not let anybody lift, as it would the owner's
 
 
 def _arguments(scope: dict[str, Any]) -> dict[str, Any]:

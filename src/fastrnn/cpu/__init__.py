@@ -126,12 +126,13 @@ def recur_backward(
         dc[:, : n.H] = given.c_n
     planes = empty((steps, batch, row_stride(r.planes * n.Hp, n.itemsize)), dtype)
     dproj = empty((steps, batch, n.Pp) if packed.hr.size else 0, dtype)
+    back = packed.back
     dy, dcells = _columns(given.y, dtype), _columns(given.cells, dtype)
     clear = _flags(run)
 
     def work(rows: Array, lengths: Array) -> None:
         packed.loop.layer_backward(
-            rows, lengths, clear, run.clear is not None, run.reverse, packed.u_back, packed.u_gated, packed.hr_back,
+            rows, lengths, clear, run.clear is not None, run.reverse, back.u, back.u_gated, back.hr,
             packed.unit, saved.hs.reshape(-1), saved.cs.reshape(-1), saved.gates.reshape(-1), *dy, *dcells,
             dh.reshape(-1), dc.reshape(-1), planes.reshape(-1), dproj.reshape(-1), empty(rows.size * n.Hp, dtype),
             empty(rows.size * n.Hp, dtype), empty(rows.size * n.Pp, dtype), np.empty(3 * rows.size, np.int64),

@@ -34,24 +34,23 @@ class Places(NamedTuple):
 def _places(run: Run, dx: Array, n: Sizes) -> tuple[Array, Array, Places]:
     """x [T, B, Ip] and dx [T, B, I] as flat arrays, and the places of their rows."""
     steps, batch = run.x.shape[:2]
-    t, b = (
-        np.divmod(np.arange(steps * batch, dtype=np.int64), batch)
-        if batch
-        else (np.empty(0, np.int64), np.empty(0, np.int64))
-    )
-    if run.lengths is not None:
-        here = t < run.lengths[b]
-        t, b = t[here], b[here]
+    t, b = np.arange(steps)[:, None], np.arange(batch)
+    here = slice(None) if run.lengths is None else t < run.lengths
+
+    def places(step: int, row: int) -> Array:
+        return (t * step + b * row)[here].reshape(-1)
+
     source = run.x
     if n.padded(n.I) != n.I:  # the products read whole blocks of columns
         source = np.empty((steps, batch, n.padded(n.I)), run.x.dtype)
         source[:, :, : n.I], source[:, :, n.I :] = run.x, 0
     x, x_step, x_row = flat(source)
     out, dx_step, dx_row = flat(dx)
-    before = t + 1 if run.reverse else t
-    return x, out, Places(
-        t * x_step + b * x_row, (before * batch + b) * n.Ps, t * batch + b, t * dx_step + b * dx_row
-    )  # fmt: skip
+    step = places(batch, 1)
+    h_prev = step * n.Ps
+    if run.reverse:
+        h_prev += batch * n.Ps
+    return x, out, Places(places(x_step, x_row), h_prev, step, places(dx_step, dx_row))
 
 
 def after_loop(
@@ -95,17 +94,17 @@ def after_loop(
             kernels.column_sums(planes, dax, *mine, b_ih)
             kernels.column_sums(planes, dah, *mine, b_hh)
         share = slice(at.dx.size * part // parts, at.dx.size * (part + 1) // parts)
-        kernels.product_panels(planes, dax[share], packed.w_back, width, n.I, dx_flat, at.dx[share], accumulate)
+        kernels.product_panels(planes, dax[share], packed.back.w, width, n.I, dx_flat, at.dx[share], accumulate)
 
     flops = 2.0 * at.dx.size * width * (2 * n.I + n.P)
     parts = int(max(1, min(threads.get_num_threads(), flops // THREAD_FLOPS)))
     pool.run([partial(work, part, parts) for part in range(parts)])
-    sums = np.empty_like(b_hh)
-    sums.reshape(n.G, n.Hp)[list(r.dah_gates)] = b_hh.reshape(n.G, n.Hp)
+    if r.dah_gates != tuple(range(n.G)):
+        b_hh = b_hh.reshape(n.G, n.Hp)[np.argsort(r.dah_gates)]
     return Weights(
         _cut(ih.reshape(n.G, n.Hp, Ip), n.H, n.I), _cut(hh.reshape(n.G, n.Hp, n.Pp), n.H, n.P),
         None if w.b_ih is None else _cut(b_ih.reshape(n.G, n.Hp, 1), n.H, 1)[:, 0],
-        None if w.b_hh is None else _cut(sums.reshape(n.G, n.Hp, 1), n.H, 1)[:, 0],
+        None if w.b_hh is None else _cut(b_hh.reshape(n.G, n.Hp, 1), n.H, 1)[:, 0],
         None if w.hr is None else _cut(hr.reshape(1, n.Pp, n.Hp), n.P, n.H),
     )  # fmt: skip
 
