@@ -83,7 +83,7 @@ class _Recurrent(Generic[S]):
             warnings.warn("dropout acts between layers: it has no effect with num_layers=1", UserWarning, stacklevel=3)
         self._configure(arguments)
         self.calls = 0  # training calls so far: the dropout masks' counter; part of a checkpoint
-        self._params = {name: _placed(value, self.device) for name, value in self._initial_parameters(arguments)}
+        self._adopt(dict(self._initial_parameters(arguments)))
 
     @classmethod
     def _restored(cls, arguments: dict[str, Any], params: Mapping[str, Array], calls: object) -> Any:
@@ -96,10 +96,9 @@ class _Recurrent(Generic[S]):
         shapes = dict(layer._shapes())
         if params.keys() != shapes.keys():
             raise ValueError(f"parameters {', '.join(params)}")
-        layer._params = {
-            name: _placed(validation.array(name, params[name], layer.dtype, shape).copy(), layer.device)
-            for name, shape in shapes.items()
-        }
+        layer._adopt(
+            {name: validation.array(name, params[name], layer.dtype, shape).copy() for name, shape in shapes.items()}
+        )
         return layer
 
     def _configure(self, arguments: dict[str, Any]) -> None:
@@ -111,18 +110,26 @@ class _Recurrent(Generic[S]):
             CELLS[self._cell(arguments)], self.hidden_size, self.proj_size, self.num_layers, 1 + self.bidirectional,
             self.dropout, self.seed,
         )  # fmt: skip
+        self._values: dict[str, Array] = {}
+        self._params: dict[str, Array] = {}
+
+    def _adopt(self, values: dict[str, Array]) -> None:
+        """Take these arrays, which nobody else may hold, as the parameters of their names."""
+        values = {name: to_device(value, self.device) for name, value in values.items()}
+        self._values |= values  # as kernels want them: Numba would compile anew for a read-only array
+        if self.device == "cpu":
+            self._params |= {name: np.asarray(memoryview(value).toreadonly()) for name, value in values.items()}
         self._packed: dict[str, list[Any]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """What copy and pickle keep: packed weights are made anew."""
-        params = {name: to_host(value) for name, value in self._params.items()}
+        params = {name: to_host(value) for name, value in self.state_dict().items()}
         return {"arguments": self._arguments, "params": params, "calls": self.calls}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self._configure(state["arguments"])
         self.calls = state["calls"]
-        # copies of read-only arrays are writable
-        self._params = {name: _placed(value, self.device) for name, value in state["params"].items()}
+        self._adopt({name: value.copy() for name, value in state["params"].items()})
 
     def _initial_parameters(self, arguments: dict[str, Any]) -> list[tuple[str, Array]]:
         rng, result = np.random.default_rng(self.seed), []
@@ -149,7 +156,7 @@ class _Recurrent(Generic[S]):
 
         An array of a GPU cannot be made read-only, so there each access hands out a copy.
         """
-        return MappingProxyType(self._params) if self.device == "cpu" else _Copies(self._params, self.device)
+        return MappingProxyType(self._params) if self.device == "cpu" else _Copies(self._values, self.device)
 
     def update(self, params: Mapping[str, Array]) -> None:
         """Replace the named parameters by copies of these arrays, all or none.
@@ -158,14 +165,12 @@ class _Recurrent(Generic[S]):
             ValueError: a name that the layer does not have. ShapeError, TypeError: wrong shape, dtype or array type.
         """
         with on(self.device):
-            new = validation.parameters(params, self._params, partial=True, what="params", where=self.device)
-        self._params.update({name: _placed(value, self.device) for name, value in new.items()})
-        self._packed = {}
+            self._adopt(validation.parameters(params, self._values, partial=True, what="params", where=self.device))
 
     def state_dict(self) -> dict[str, Array]:
         """Return copies of all parameters, by torch's names and in torch's layouts."""
         with on(self.device):
-            return {name: value.copy() for name, value in self._params.items()}
+            return {name: value.copy() for name, value in self._values.items()}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Replace all parameters, also from a torch state_dict on the CPU, all or none.
@@ -174,14 +179,14 @@ class _Recurrent(Generic[S]):
             ValueError: missing or unknown names. ShapeError, TypeError: wrong shape, dtype or array type.
         """
         with on(self.device):
-            new = validation.parameters(state_dict, self._params, partial=False, what="state_dict", where=self.device)
+            new = validation.parameters(state_dict, self._values, partial=False, what="state_dict", where=self.device)
         self.update(new)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the layer to a safetensors file, atomically; `fastrnn.load` reads it back, onto the CPU."""
         name = next(name for name, kind in LAYERS.items() if isinstance(self, kind))
         description = {"class": name, "arguments": {**self._arguments, "device": "cpu"}, "calls": self.calls}
-        checkpoint.write(path, {name: to_host(value) for name, value in self._params.items()}, description)
+        checkpoint.write(path, {name: to_host(value) for name, value in self._values.items()}, description)
 
     def to(self, device: str) -> _Recurrent[S]:
         """Move the parameters to `device`, "cpu" or "cuda:N", where calls run from then on; return the layer.
@@ -192,9 +197,9 @@ class _Recurrent(Generic[S]):
         device = validation.device(device)
         validation.dtype_name(self.dtype, device)
         if device != self.device:
-            self._params = {name: _placed(value, device) for name, value in self._params.items()}
-            self._arguments = {**self._arguments, "device": device}
-            self.device, self._packed = device, {}
+            moved = {name: to_device(value, device) for name, value in self._values.items()}
+            self._arguments, self.device, self._params = {**self._arguments, "device": device}, device, {}
+            self._adopt(moved)
         return self
 
     def __call__(
@@ -322,8 +327,8 @@ class _Recurrent(Generic[S]):
     def _packed_for(self, backend: str) -> list[Any]:
         cache = self._packed
         if backend not in cache:
-            params, pack = self._params, backends.module(backend).pack
-            weights = [[None if name is None else params[name] for name in names] for names in self._names()]
+            values, pack = self._values, backends.module(backend).pack
+            weights = [[None if name is None else values[name] for name in names] for names in self._names()]
             cache[backend] = [pack(self._network.cell, Weights(*w)) for w in weights]  # type: ignore[arg-type]
         return cache[backend]
 
@@ -355,15 +360,6 @@ class _Recurrent(Generic[S]):
             if self._arguments.get(name, default) != default
         ]
         return f"{type(self).__name__}({', '.join(shown)})"
-
-
-def _placed(value: Array, device: str) -> Array:
-    """A parameter on a device; on the CPU one that cannot be written to from then on."""
-    value = to_device(value, device)
-    if device != "cpu":
-        return value
-    value.flags.writeable = False
-    return value.view()  # whose flag NumPy does not let anybody lift, as it would the owner's
 
 
 class _Copies(Mapping[str, Array]):

@@ -13,6 +13,7 @@ from fastrnn import philox, threads
 from fastrnn.arrays import Array
 from fastrnn.cells import Cell
 from fastrnn.cpu import build, pool, products
+from fastrnn.cpu.blocked import row_stride
 from fastrnn.cpu.layout import flat, plain, row_slices
 from fastrnn.cpu.packed import Packed
 from fastrnn.cpu.stepper import Stepper
@@ -59,16 +60,17 @@ def recur_forward(cell: Cell, packed: Packed, run: Run, save: bool) -> Final:
     n, dtype, r = packed.sizes, packed.dtype, packed.rendering
     steps, batch = run.x.shape[:2]
     slots, kept = (steps + 1, steps) if save else (2, 1)
-    hs, cs = empty((slots, batch, n.Pp), dtype), empty((slots, batch, n.Hp) if cell.cell_state else 0, dtype)
+    hs, cs = empty((slots, batch, n.Ps), dtype), empty((slots, batch, n.Hp) if cell.cell_state else 0, dtype)
     gates = empty((steps, batch, r.saved, n.Hp) if save else 0, dtype)
-    m = empty((kept, batch, n.Hp) if packed.hr.size else 0, dtype)
-    s = empty((kept, batch, n.Hp) if cell.gated else 0, dtype)
+    m = empty((kept, batch, n.Hs) if packed.hr.size else 0, dtype)
+    s = empty((kept, batch, n.Hs) if cell.gated else 0, dtype)
     first, last = _ends(run, save)
     hs[(*first, slice(n.P))] = run.h0
     if run.c0 is not None:
         cs[(*first, slice(n.H))] = run.c0
     x, y = flat(run.x), flat(run.y.array)
     clear = _flags(run)
+    aliased = batch > 1 and row_stride(x[2], n.itemsize) != x[2]
     flops = 2.0 * n.G * n.H * (n.I + n.P)
 
     def work(rows: Array, lengths: Array) -> None:
@@ -78,7 +80,7 @@ def recur_forward(cell: Cell, packed: Packed, run: Run, save: bool) -> Final:
             rows, lengths, *x, clear, run.clear is not None, run.reverse, packed.w, packed.bias, packed.u, packed.unit,
             packed.hr, hs.reshape(-1), cs.reshape(-1), gates.reshape(-1), m.reshape(-1), s.reshape(-1), *y, run.y.first,
             empty(chunk * n.G * n.Hp, dtype), empty(tile, dtype), np.empty(chunk + 6 * rows.size, np.int64),
-            np.empty(rows.size, np.bool_), steps, batch, n.I, n.H, n.P, save,
+            empty(chunk * row_stride(n.I, n.itemsize) if aliased else 0, dtype), np.empty(rows.size, np.bool_), steps, batch, n.I, n.H, n.P, save,
         )  # fmt: skip
 
     pool.run([partial(work, *part) for part in row_slices(run.lengths, steps, batch, flops)])
@@ -122,14 +124,15 @@ def recur_backward(
         dh[:, : n.P] = given.h_n
     if given.c_n is not None:
         dc[:, : n.H] = given.c_n
-    planes = empty((steps, batch, r.planes, n.Hp), dtype)
+    planes = empty((steps, batch, row_stride(r.planes * n.Hp, n.itemsize)), dtype)
     dproj = empty((steps, batch, n.Pp) if packed.hr.size else 0, dtype)
+    back = packed.back
     dy, dcells = _columns(given.y, dtype), _columns(given.cells, dtype)
     clear = _flags(run)
 
     def work(rows: Array, lengths: Array) -> None:
         packed.loop.layer_backward(
-            rows, lengths, clear, run.clear is not None, run.reverse, packed.u_back, packed.u_gated, packed.hr_back,
+            rows, lengths, clear, run.clear is not None, run.reverse, back.u, back.u_gated, back.hr,
             packed.unit, saved.hs.reshape(-1), saved.cs.reshape(-1), saved.gates.reshape(-1), *dy, *dcells,
             dh.reshape(-1), dc.reshape(-1), planes.reshape(-1), dproj.reshape(-1), empty(rows.size * n.Hp, dtype),
             empty(rows.size * n.Hp, dtype), empty(rows.size * n.Pp, dtype), np.empty(3 * rows.size, np.int64),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
@@ -20,12 +22,13 @@ def plain(a: Array) -> Array:
     return np.asarray(_Unlocked(a)).reshape(-1)
 
 
-def aligned_zeros(size: int, dtype: np.dtype[Any]) -> Array:
-    """Zeros [size] that start on a cache line: a load that is split over two lines costs two."""
+def aligned(sizes: Sequence[int], dtype: np.dtype[Any]) -> list[Array]:
+    """Uninitialised arrays of these sizes, whole cache lines each, that start on one: a split load costs two."""
     line = 64 // dtype.itemsize
-    memory = np.zeros(size + line, dtype)
-    skip = -memory.ctypes.data // dtype.itemsize % line
-    return memory[skip : skip + size]
+    memory = np.empty(sum(sizes) + line, dtype)
+    start = -memory.__array_interface__["data"][0] // dtype.itemsize % line
+    ends = list(accumulate(sizes, initial=start))
+    return [memory[first:end] for first, end in pairwise(ends)]
 
 
 class _Unlocked:

@@ -7,7 +7,8 @@ A thread takes some rows of the batch and runs all T steps on them alone: nothin
 
 Rows are sorted by falling length, so the rows that are alive at a step are a prefix and finished ones cost nothing.
 All arrays are flat and C-contiguous; their shapes stand beside them. Hp and Pp are H and P rounded up to whole blocks
-of units (two vectors): columns past H hold rubbish that never reaches the others, because the products end at P or H,
+of units (two vectors), and Ps, Hs and Ls are the distances of rows of Pp, Hp and PLANES * Hp elements, see row_stride.
+Columns past H hold rubbish that never reaches the others, because the products end at P or H,
 and planes are zeroed there. The build binds this module to one cell at a time.
 """
 
@@ -17,7 +18,7 @@ from typing import Any
 
 from numba.extending import register_jitable
 
-from fastrnn.cpu.blocked import product, wide_product
+from fastrnn.cpu.blocked import FEW_ROWS, product, row_stride, wide_product
 from fastrnn.cpu.build import kernel
 from fastrnn.cpu.cells.lstm import LSTM as CELL
 from fastrnn.cpu.microkernel import unit_block
@@ -30,6 +31,7 @@ GATES, SAVED, PLANES, UNITS = CELL.gates, CELL.saved, CELL.planes, CELL.units
 DAH_FIRST, DAH_LAST = CELL.dah_first, CELL.dah_first + CELL.gates - 1
 CELL_STATE, READS_H, GATED = CELL.cell_state, CELL.reads_h, CELL.gate is not None
 ROWS_AT_ONCE = 96  # of an input product: their block of K_BLOCK stays in the second-level cache
+BLOCKS_AT_ONCE = 4  # with few rows: one panel's sums alone would wait for each other's additions
 TILE_ROWS = 48  # rows of one tile [TILE_ROWS, G, U], which stays in the first-level cache
 
 
@@ -85,12 +87,14 @@ def input_product(x: Any, x_rows: Any, w: Any, bias: Any, ax: Any, count: int, I
 def projection(m: Any, m_rows: Any, hr: Any, tile: Any, hs: Any, h_next: Any, count: int, H: int, P: int) -> None:
     """Rows h_next of hs = the rows m_rows of m, times hr [Pp/U, H, U]."""
     U = unit_block(tile)
-    for first in range(0, P, U):
+    group = BLOCKS_AT_ONCE * U if count <= FEW_ROWS else U
+    for first in range(0, P, group):
+        panels = (min(group, P - first) + U - 1) // U
         for row in range(0, count, TILE_ROWS):
             rows = min(TILE_ROWS, count - row)
-            product(m, m_rows, row, rows, H, hr, first * H, 1, 0, tile, 0, U, 0, False)
+            product(m, m_rows, row, rows, H, hr, first * H, panels, H * U, tile, 0, panels * U, U, False)
             for r in range(rows):
-                copy(tile, r * U, hs, h_next[row + r] + first, min(U, P - first))
+                copy(tile, r * panels * U, hs, h_next[row + r] + first, min(panels * U, P - first))
 
 
 @register_jitable(error_model="numpy")
@@ -130,20 +134,21 @@ def layer_forward(
     u: Any,  # [Hp/U, G, P, U]
     unit: Any,  # [units, Hp]
     hr: Any,  # [Pp/U, H, U], empty without a projection
-    hs: Any,  # [T+1 or 2, B, Pp] states around each step; the initial state is in place
+    hs: Any,  # [T+1 or 2, B, Ps] states around each step; the initial state is in place
     cs: Any,  # [T+1 or 2, B, Hp]
     gates: Any,  # [T, B, V, Hp] if save
-    m: Any,  # [T or 1, B, Hp], h before the projection, with one only
-    s: Any,  # [T or 1, B, Hp], gated state, for a gated cell only
+    m: Any,  # [T or 1, B, Hs], h before the projection, with one only
+    s: Any,  # [T or 1, B, Hs], gated state, for a gated cell only
     y: Any, y_step: int, y_row: int, y_first: int,  # [T, B, D*P], its strides and this direction's column
     ax: Any, tile: Any, offsets: Any,  # scratch [chunk, G, Hp], [n or TILE_ROWS, G, Hp or U], [chunk + 6n] int64
+    near: Any,  # scratch [chunk, row_stride(I)] for rows of x that are better copied; empty if none is
     dead: Any,  # scratch [n] bool
     T: int, B: int, I: int, H: int, P: int, save: bool,
 ) -> None:  # fmt: skip
     """Write y, and the states and saved values of these rows."""
     n, U = rows.size, unit_block(ax)
     Hp, Pp = (H + U - 1) // U * U, (P + U - 1) // U * U
-    projected = hr.size > 0
+    Ps, Hs, projected = row_stride(Pp, hs.itemsize), row_stride(Hp, hs.itemsize), hr.size > 0
     chunk = ax.size // (GATES * Hp)
     x_rows = offsets[:chunk]
     h_prev, h_next, c_prev, c_next, m_rows, saved = (
@@ -163,7 +168,11 @@ def layer_forward(
                 x_rows[count + i] = t * x_step + rows[i] * x_row
             count += ahead
             end += 1
-        input_product(x, x_rows, w, bias, ax, count, I, Hp)
+        if near.size:
+            for i in range(count):
+                copy(x, x_rows[i], near, i * row_stride(I, x.itemsize), I)
+                x_rows[i] = i * row_stride(I, x.itemsize)
+        input_product(near if near.size else x, x_rows, w, bias, ax, count, I, Hp)
         ax_first = 0
         for step in range(begin, end):
             t = T - 1 - step if reverse else step
@@ -172,37 +181,43 @@ def layer_forward(
             before, after = (before, after) if save else (before & 1, after & 1)
             kept = t if save else 0
             for i in range(here):
-                h_prev[i], h_next[i] = (before * B + rows[i]) * Pp, (after * B + rows[i]) * Pp
+                h_prev[i], h_next[i] = (before * B + rows[i]) * Ps, (after * B + rows[i]) * Ps
                 c_prev[i], c_next[i] = (before * B + rows[i]) * Hp, (after * B + rows[i]) * Hp
                 saved[i] = (t * B + rows[i]) * SAVED * Hp
-                m_rows[i] = (kept * B + rows[i]) * Hp
+                m_rows[i] = (kept * B + rows[i]) * Hs
                 dead[i] = clears and clear[t * B + rows[i]]
                 if dead[i]:
                     zero(hs, h_prev[i], Pp)
+            together = BLOCKS_AT_ONCE if here <= FEW_ROWS else 1
             if GATED:
                 gated_rows(here, ax, ax_first, tile, u, hs, h_prev, s, m_rows, P, Hp)
-                for block in range(Hp // U):
+                for block in range(0, Hp // U, together):
+                    blocks = min(together, Hp // U - block)
                     product(
-                        s, m_rows, 0, here, P, u, (block * GATES + GATES - 1) * P * U, 1, 0,
-                        tile, (GATES - 1) * Hp + block * U, GATES * Hp, 0, False,
+                        s, m_rows, 0, here, P, u, (block * GATES + GATES - 1) * P * U, blocks, GATES * P * U,
+                        tile, (GATES - 1) * Hp + block * U, GATES * Hp, U, False,
                     )  # fmt: skip
-                    cell_rows(
-                        here, 0, block, ax, ax_first, tile, block * U, GATES * Hp, Hp, unit, hs, h_prev, hs, h_next,
-                        cs, c_prev, c_next, gates, saved, dead, save, Hp,
-                    )  # fmt: skip
+                    for k in range(blocks):
+                        cell_rows(
+                            here, 0, block + k, ax, ax_first, tile, (block + k) * U, GATES * Hp, Hp, unit, hs, h_prev,
+                            hs, h_next, cs, c_prev, c_next, gates, saved, dead, save, Hp,
+                        )  # fmt: skip
             else:
-                for block in range(Hp // U):
+                for block in range(0, Hp // U, together):
+                    blocks = min(together, Hp // U - block)
+                    width = blocks * GATES * U
                     for first in range(0, here, TILE_ROWS):
                         some = min(TILE_ROWS, here - first)
                         product(
-                            hs, h_prev, first, some, P, u, block * GATES * P * U, GATES, P * U,
-                            tile, 0, GATES * U, U, False,
+                            hs, h_prev, first, some, P, u, block * GATES * P * U, blocks * GATES, P * U,
+                            tile, 0, width, U, False,
                         )  # fmt: skip
-                        cell_rows(
-                            some, first, block, ax, ax_first, tile, 0, GATES * U, U, unit, hs, h_prev,
-                            m if projected else hs, m_rows if projected else h_next,
-                            cs, c_prev, c_next, gates, saved, dead, save, Hp,
-                        )  # fmt: skip
+                        for k in range(blocks):
+                            cell_rows(
+                                some, first, block + k, ax, ax_first, tile, k * GATES * U, width, U, unit, hs, h_prev,
+                                m if projected else hs, m_rows if projected else h_next,
+                                cs, c_prev, c_next, gates, saved, dead, save, Hp,
+                            )  # fmt: skip
             if projected:
                 projection(m, m_rows, hr, tile, hs, h_next, here, H, P)
             for i in range(here):
@@ -238,14 +253,14 @@ def layer_backward(
     u_gated: Any,  # [Hp/U, Hp, U]: the last plane to the gated state, for a gated cell only
     hr: Any,  # [Hp/U, P, U], empty without a projection
     unit: Any,  # [units, Hp]
-    hs: Any,  # [T+1, B, Pp]
+    hs: Any,  # [T+1, B, Ps]
     cs: Any,  # [T+1, B, Hp]
     gates: Any,  # [T, B, V, Hp]
     dy: Any, y_step: int, y_row: int, y_first: int,  # [T, B, D*P], empty for zero
     dcells: Any, cells_step: int, cells_row: int, cells_first: int,  # [T, B, D*H], empty for zero
     dh: Any,  # [B, Pp]: in the gradient of the final state, out that of the initial one
     dc: Any,  # [B, Hp] likewise
-    planes: Any,  # [T, B, planes, Hp]
+    planes: Any,  # [T, B, Ls]: [planes, Hp]
     dproj: Any,  # [T, B, Pp], gradient of the projected h, with a projection only
     dm: Any, ds: Any, back: Any,  # scratch [n, Hp], [n, Hp], [n, Pp]
     offsets: Any,  # scratch [3n] int64
@@ -254,6 +269,7 @@ def layer_backward(
     """Write planes, and turn the gradient of the final state into that of the initial state, for these rows."""
     n, U = rows.size, unit_block(dh)
     Hp, Pp = (H + U - 1) // U * U, (P + U - 1) // U * U
+    Ps, Ls = row_stride(Pp, hs.itemsize), row_stride(PLANES * Hp, hs.itemsize)
     lanes, projected = U // 2, hr.size > 0
     dh_rows, dah_rows, last_rows = offsets[:n], offsets[n : 2 * n], offsets[2 * n :]
     nothing = splat(dh, 0.0)
@@ -265,8 +281,8 @@ def layer_backward(
         for i in range(here):
             b = rows[i]
             dh_rows[i] = b * Pp
-            dah_rows[i] = ((t * B + b) * PLANES + DAH_FIRST) * Hp
-            last_rows[i] = ((t * B + b) * PLANES + DAH_LAST) * Hp
+            dah_rows[i] = (t * B + b) * Ls + DAH_FIRST * Hp
+            last_rows[i] = (t * B + b) * Ls + DAH_LAST * Hp
             if dy.size:
                 add(dy, t * y_step + b * y_row + y_first, dh, b * Pp, P)
             if dcells.size:
@@ -280,7 +296,7 @@ def layer_backward(
             dead = clears and clear[t * B + b]
             for column in range(0, Hp, lanes):
                 kept = load_tuple(gates, (t * B + b) * SAVED * Hp + column, Hp, SAVED)
-                h_prev = load(hs, (before * B + b) * Pp + column) if READS_H else nothing
+                h_prev = load(hs, (before * B + b) * Ps + column) if READS_H else nothing
                 c_prev = load(cs, (before * B + b) * Hp + column) if CELL_STATE and not dead else nothing
                 c = load(cs, (after * B + b) * Hp + column) if CELL_STATE else nothing
                 dc_row = load(dc, b * Hp + column) if CELL_STATE else nothing
@@ -288,13 +304,13 @@ def layer_backward(
                 da, direct, dc_row = cell_backward(
                     kept, h_prev, c_prev, c, dh_row, dc_row, load_tuple(unit, column, Hp, UNITS)
                 )
-                store_tuple(planes, (t * B + b) * PLANES * Hp + column, Hp, da)
+                store_tuple(planes, (t * B + b) * Ls + column, Hp, da)
                 if CELL_STATE:
                     store(dc, b * Hp + column, dc_row)
                 if not projected:
                     store(dh, b * Pp + column, direct)
             for plane in range(PLANES):
-                zero(planes, ((t * B + b) * PLANES + plane) * Hp + H, Hp - H)
+                zero(planes, (t * B + b) * Ls + plane * Hp + H, Hp - H)
             if projected:
                 zero(dh, b * Pp, Pp)
         if GATED:
@@ -314,14 +330,14 @@ def gated_backward_rows(
     dh: Any, B: int, H: int, Hp: int, Pp: int,
 ) -> None:  # fmt: skip
     """ds = last plane U_n^T, then plane 0 and the direct gradient of h_prev through the gated state."""
-    U = unit_block(dh)
+    U, Ps, Ls = unit_block(dh), row_stride(Pp, dh.itemsize), row_stride(PLANES * Hp, dh.itemsize)
     wide_product(planes, last_rows, 0, count, Hp, u_gated, Hp, ds)
     for i in range(count):
         b = rows[i]
         for column in range(0, Hp, U // 2):
             kept = load_tuple(gates, (t * B + b) * SAVED * Hp + column, Hp, SAVED)
-            h_prev = load(hs, (before * B + b) * Pp + column)
+            h_prev = load(hs, (before * B + b) * Ps + column)
             da, direct = gate_backward(kept, h_prev, load(ds, i * Hp + column))
-            store(planes, (t * B + b) * PLANES * Hp + column, da)
+            store(planes, (t * B + b) * Ls + column, da)
             store(dh, b * Pp + column, load(dh, b * Pp + column) + direct)
-        zero(planes, (t * B + b) * PLANES * Hp + H, Hp - H)
+        zero(planes, (t * B + b) * Ls + H, Hp - H)

@@ -90,6 +90,10 @@ def _emit(context: Any, builder: Any, kinds: Any, args: Any, vec: Vec, rows: int
         row_pointers.append(element_pointer(context, builder, kinds[0], a, offset))
     panels = element_pointer(context, builder, kinds[4], w, w_offset)
     panel_pointers = [at(panels, builder.mul(w_pairstride, number(pair))) for pair in range(pairs)]
+    if rows >= 3:
+        result = element_pointer(context, builder, kinds[9], out, out_offset)
+        for row in range(rows):
+            _prefetch(builder, at(result, builder.mul(out_rowstride, number(row))))
 
     before, loop, after = builder.block, builder.append_basic_block("k.loop"), builder.append_basic_block("k.done")
     builder.cbranch(builder.icmp_signed(">", k, number(0)), loop, after)
@@ -125,6 +129,14 @@ def _emit(context: Any, builder: Any, kinds: Any, args: Any, vec: Vec, rows: int
         totals.append(total)
     _store_totals(builder, vec, totals, rows, pairs, at(element_pointer(context, builder, kinds[9], out, out_offset)),
                   out_rowstride, out_pairstride, accumulate)  # fmt: skip
+
+
+def _prefetch(builder: Any, pointer: Any) -> None:
+    """Ask for the line that `pointer` points to, to write to it."""
+    i32 = ir.IntType(32)
+    byte = builder.bitcast(pointer, ir.IntType(8).as_pointer())
+    function = builder.module.declare_intrinsic("llvm.prefetch", (), ir.FunctionType(ir.VoidType(), [byte.type, i32, i32, i32]))
+    builder.call(function, [byte, i32(1), i32(3), i32(1)])
 
 
 def _rolled(module: Any) -> Any:

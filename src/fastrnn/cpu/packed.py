@@ -11,8 +11,9 @@ import numpy as np
 from fastrnn.arrays import Array
 from fastrnn.cells import Cell
 from fastrnn.cpu import build, microkernel
+from fastrnn.cpu.blocked import row_stride
 from fastrnn.cpu.cells import Rendering
-from fastrnn.cpu.layout import aligned_zeros, plain
+from fastrnn.cpu.layout import aligned, plain
 from fastrnn.cpu.vector import vector_bytes
 from fastrnn.recurrence import Weights
 
@@ -20,6 +21,7 @@ from fastrnn.recurrence import Weights
 class Sizes(NamedTuple):
     """Sizes of one layer; Hp and Pp are H and P in whole blocks of U units."""
 
+    itemsize: int
     I: int
     G: int
     H: int
@@ -36,9 +38,28 @@ class Sizes(NamedTuple):
         """P in whole blocks."""
         return -(-self.P // self.U) * self.U
 
+    @property
+    def Ps(self) -> int:
+        """Distance of rows of Pp elements."""
+        return row_stride(self.Pp, self.itemsize)
+
+    @property
+    def Hs(self) -> int:
+        """Distance of rows of Hp elements."""
+        return row_stride(self.Hp, self.itemsize)
+
     def padded(self, n: int) -> int:
         """Return n in whole blocks."""
         return -(-n // self.U) * self.U
+
+
+class Back(NamedTuple):
+    """Panels of the backward pass; empty where the layer has no such weights."""
+
+    w: Array  # [Ip/U, G*Hp, U]: dx = dax W
+    u: Array  # [Pp/U, G*Hp, U]: dh = dah U; without the last gate for a gated cell
+    u_gated: Array  # [Hp/U, Hp, U]: gradient of the gated state
+    hr: Array  # [Hp/U, P, U]: dm = dh W_hr
 
 
 class Packed:
@@ -50,13 +71,18 @@ class Packed:
         self.loop = build.load("loop", cell)
         self.rendering: Rendering = self.loop.CELL
         self.sizes = Sizes(
-            weights.ih.shape[1], len(cell.gates), weights.ih.shape[0] // len(cell.gates), weights.hh.shape[1],
+            self.dtype.itemsize, weights.ih.shape[1], len(cell.gates), weights.ih.shape[0] // len(cell.gates), weights.hh.shape[1],
             2 * vector_bytes() // self.dtype.itemsize,
         )  # fmt: skip
-        n = self.sizes
-        self.w = self._forward(weights.ih, n.G, n.H, n.I)
-        self.u = self._forward(weights.hh, n.G, n.H, n.P)
-        self.hr = np.empty(0, self.dtype) if weights.hr is None else self._forward(weights.hr, 1, n.P, n.H)
+        n, w = self.sizes, weights
+        self.w, self.u, self.hr = aligned(
+            (n.Hp * n.G * n.I, n.Hp * n.G * n.P, 0 if w.hr is None else n.Pp * n.H), self.dtype
+        )
+        pack = build.load("panels").pack_forward
+        pack(plain(w.ih), self.w, n.G, n.H, n.I)
+        pack(plain(w.hh), self.u, n.G, n.H, n.P)
+        if w.hr is not None:
+            pack(plain(w.hr), self.hr, 1, n.P, n.H)
         self.bias, self.unit = self._biases()
 
     def _biases(self) -> tuple[Array, Array]:
@@ -64,47 +90,32 @@ class Packed:
         n, w = self.sizes, self.weights
         bias, unit = np.zeros((n.G, n.Hp), self.dtype), np.zeros((self.rendering.units, n.Hp), self.dtype)
         if w.b_ih is not None and w.b_hh is not None:
-            b_hh = w.b_hh.reshape(n.G, n.H).copy()
-            separate = [self.cell.gates.index(name) for name in self.cell.separate]
-            unit[:, : n.H] = b_hh[separate]
-            b_hh[separate] = 0
-            bias[:, : n.H] = w.b_ih.reshape(n.G, n.H) + b_hh
+            b_ih, b_hh = w.b_ih.reshape(n.G, n.H), w.b_hh.reshape(n.G, n.H)
+            np.add(b_ih, b_hh, out=bias[:, : n.H])
+            for k, name in enumerate(self.cell.separate):
+                gate = self.cell.gates.index(name)
+                bias[gate, : n.H], unit[k, : n.H] = b_ih[gate], b_hh[gate]
         return bias.reshape(-1), unit.reshape(-1)
 
-    def _forward(self, w: Array, G: int, H: int, K: int) -> Array:
-        panels = aligned_zeros(self.sizes.padded(H) * K * G, self.dtype)
-        build.load("panels").pack_forward(plain(w), panels, G, H, K)
+    @cached_property
+    def back(self) -> Back:
+        """The panels of the backward pass."""
+        n, w, order = self.sizes, self.weights, self.rendering.dah_gates
+        ungated, gated = (order[:-1], order[-1:]) if self.cell.gated else (order, ())
+        panels = Back(
+            *aligned(
+                (
+                    n.padded(n.I) * n.G * n.Hp, n.Pp * len(ungated) * n.Hp, n.Hp * len(gated) * n.Hp,
+                    0 if w.hr is None else n.Hp * n.P,
+                ),
+                self.dtype,
+            )
+        )  # fmt: skip
+        pack = build.load("panels").pack_backward
+        pack(plain(w.ih), np.arange(n.G), panels.w, n.H, n.Hp, n.I)
+        pack(plain(w.hh), np.array(ungated, np.int64), panels.u, n.H, n.Hp, n.P)
+        if gated:
+            pack(plain(w.hh), np.array(gated, np.int64), panels.u_gated, n.H, n.Hp, n.H)
+        if w.hr is not None:
+            pack(plain(w.hr), np.zeros(1, np.int64), panels.hr, n.P, n.P, n.H)
         return panels
-
-    def _backward(self, w: Array, order: tuple[int, ...], H: int, rows: int, C: int) -> Array:
-        panels = aligned_zeros(self.sizes.padded(C) * len(order) * rows, self.dtype)
-        build.load("panels").pack_backward(plain(w), np.array(order, np.int64), panels, H, rows, C)
-        return panels
-
-    @cached_property
-    def w_back(self) -> Array:
-        """[Ip/U, G*Hp, U]: dx = dax W."""
-        n = self.sizes
-        return self._backward(self.weights.ih, tuple(range(n.G)), n.H, n.Hp, n.I)
-
-    @cached_property
-    def u_back(self) -> Array:
-        """[Pp/U, G*Hp, U]: dh = dah U; without the last gate for a gated cell."""
-        n, order = self.sizes, self.rendering.dah_gates
-        return self._backward(self.weights.hh, order[:-1] if self.cell.gated else order, n.H, n.Hp, n.P)
-
-    @cached_property
-    def u_gated(self) -> Array:
-        """[Hp/U, Hp, U]: gradient of the gated state."""
-        n = self.sizes
-        if self.cell.gated is None:
-            return np.empty(0, self.dtype)
-        return self._backward(self.weights.hh, self.rendering.dah_gates[-1:], n.H, n.Hp, n.H)
-
-    @cached_property
-    def hr_back(self) -> Array:
-        """[Hp/U, P, U]: dm = dh W_hr."""
-        n = self.sizes
-        if self.weights.hr is None:
-            return np.empty(0, self.dtype)
-        return self._backward(self.weights.hr, (0,), n.P, n.P, n.H)

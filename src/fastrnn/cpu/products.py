@@ -13,6 +13,7 @@ import numpy as np
 from fastrnn import threads
 from fastrnn.arrays import Array
 from fastrnn.cpu import build, pool
+from fastrnn.cpu.blocked import row_stride
 from fastrnn.cpu.layout import THREAD_FLOPS, columns_of, flat
 from fastrnn.cpu.packed import Packed, Sizes
 from fastrnn.recurrence import Run, Weights
@@ -33,24 +34,23 @@ class Places(NamedTuple):
 def _places(run: Run, dx: Array, n: Sizes) -> tuple[Array, Array, Places]:
     """x [T, B, Ip] and dx [T, B, I] as flat arrays, and the places of their rows."""
     steps, batch = run.x.shape[:2]
-    t, b = (
-        np.divmod(np.arange(steps * batch, dtype=np.int64), batch)
-        if batch
-        else (np.empty(0, np.int64), np.empty(0, np.int64))
-    )
-    if run.lengths is not None:
-        here = t < run.lengths[b]
-        t, b = t[here], b[here]
+    t, b = np.arange(steps)[:, None], np.arange(batch)
+    here = slice(None) if run.lengths is None else t < run.lengths
+
+    def places(step: int, row: int) -> Array:
+        return (t * step + b * row)[here].reshape(-1)
+
     source = run.x
     if n.padded(n.I) != n.I:  # the products read whole blocks of columns
         source = np.empty((steps, batch, n.padded(n.I)), run.x.dtype)
         source[:, :, : n.I], source[:, :, n.I :] = run.x, 0
     x, x_step, x_row = flat(source)
     out, dx_step, dx_row = flat(dx)
-    before = t + 1 if run.reverse else t
-    return x, out, Places(
-        t * x_step + b * x_row, (before * batch + b) * n.Pp, t * batch + b, t * dx_step + b * dx_row
-    )  # fmt: skip
+    step = places(batch, 1)
+    h_prev = step * n.Ps
+    if run.reverse:
+        h_prev += batch * n.Ps
+    return x, out, Places(places(x_step, x_row), h_prev, step, places(dx_step, dx_row))
 
 
 def after_loop(
@@ -58,15 +58,16 @@ def after_loop(
 ) -> Weights:
     """Write or add to dx and return the gradients of the weights.
 
-    planes: [T, B, planes, Hp]. dproj: [T, B, Pp] with a projection. Rows of steps that do not exist are never read.
+    planes: [T, B, Ls], rows [planes, Hp] at the distance Ls. dproj: [T, B, Pp] with a projection. Rows of steps that do not exist are never read.
     """
     n, r, w, dtype = packed.sizes, packed.rendering, packed.weights, packed.dtype
     x, dx_flat, at = _places(run, dx, n)
     if run.lengths is not None and not accumulate:
         dx[...] = 0
     Ip, width = n.padded(n.I), n.G * n.Hp
-    dax = at.step * (r.planes * n.Hp) + r.dax_first * n.Hp
-    dah = at.step * (r.planes * n.Hp) + r.dah_first * n.Hp
+    distance = row_stride(r.planes * n.Hp, n.itemsize)
+    dax = at.step * distance + r.dax_first * n.Hp
+    dah = at.step * distance + r.dah_first * n.Hp
     ih, hh = np.empty(width * Ip, dtype), np.empty(width * n.Pp, dtype)
     hr = np.empty(n.Pp * n.Hp if w.hr is not None else 0, dtype)
     b_ih, b_hh = np.empty((2, width), dtype)
@@ -85,25 +86,25 @@ def after_loop(
             product(planes, rows, count * n.Hp, saved.hs.reshape(-1), at.h_prev, n.Pp, into)
         if packed.cell.gated:
             rows, into = dah + ungated * n.Hp, hh[ungated * n.Hp * n.Pp :]
-            product(planes, rows, n.Hp, saved.s.reshape(-1), at.step * n.Hp, n.Hp, into)
+            product(planes, rows, n.Hp, saved.s.reshape(-1), at.step * n.Hs, n.Hp, into)
         if w.hr is not None:
-            product(dproj, at.step * n.Pp, n.Pp, saved.m.reshape(-1), at.step * n.Hp, n.Hp, hr)
+            product(dproj, at.step * n.Pp, n.Pp, saved.m.reshape(-1), at.step * n.Hs, n.Hp, hr)
         if w.b_ih is not None:
             mine = columns_of(width, n.U, part, parts)
             kernels.column_sums(planes, dax, *mine, b_ih)
             kernels.column_sums(planes, dah, *mine, b_hh)
         share = slice(at.dx.size * part // parts, at.dx.size * (part + 1) // parts)
-        kernels.product_panels(planes, dax[share], packed.w_back, width, n.I, dx_flat, at.dx[share], accumulate)
+        kernels.product_panels(planes, dax[share], packed.back.w, width, n.I, dx_flat, at.dx[share], accumulate)
 
     flops = 2.0 * at.dx.size * width * (2 * n.I + n.P)
     parts = int(max(1, min(threads.get_num_threads(), flops // THREAD_FLOPS)))
     pool.run([partial(work, part, parts) for part in range(parts)])
-    sums = np.empty_like(b_hh)
-    sums.reshape(n.G, n.Hp)[list(r.dah_gates)] = b_hh.reshape(n.G, n.Hp)
+    if r.dah_gates != tuple(range(n.G)):
+        b_hh = b_hh.reshape(n.G, n.Hp)[np.argsort(r.dah_gates)]
     return Weights(
         _cut(ih.reshape(n.G, n.Hp, Ip), n.H, n.I), _cut(hh.reshape(n.G, n.Hp, n.Pp), n.H, n.P),
         None if w.b_ih is None else _cut(b_ih.reshape(n.G, n.Hp, 1), n.H, 1)[:, 0],
-        None if w.b_hh is None else _cut(sums.reshape(n.G, n.Hp, 1), n.H, 1)[:, 0],
+        None if w.b_hh is None else _cut(b_hh.reshape(n.G, n.Hp, 1), n.H, 1)[:, 0],
         None if w.hr is None else _cut(hr.reshape(1, n.Pp, n.Hp), n.P, n.H),
     )  # fmt: skip
 

@@ -14,7 +14,7 @@ class Stepper:
 
     def __init__(self, cell: Cell, packed: Packed, x: Array) -> None:
         n, dtype, batch = packed.sizes, packed.dtype, x.shape[0]
-        self._states = np.zeros((2, batch, n.Pp), dtype)
+        self._states = np.zeros((2, batch, n.Ps), dtype)
         self._cells = np.zeros((2, batch, n.Hp) if cell.cell_state else (2, 0), dtype)
         self.h = self._states[0, :, : n.P]
         self.c = self._cells[0, :, : n.H] if cell.cell_state else None
@@ -26,10 +26,10 @@ class Stepper:
             np.arange(batch, dtype=np.int64), np.ones(batch, np.int64),
             x.reshape(-1), 0, n.I, np.empty(0, np.bool_), False, False,
             packed.w, packed.bias, packed.u, packed.unit, packed.hr, self._states.reshape(-1), self._cells.reshape(-1),
-            nothing, np.empty(batch * n.Hp if packed.hr.size else 0, dtype),
-            np.empty(batch * n.Hp if cell.gated else 0, dtype), self.y.reshape(-1), 0, n.P, 0,
+            nothing, np.empty(batch * n.Hs if packed.hr.size else 0, dtype),
+            np.empty(batch * n.Hs if cell.gated else 0, dtype), self.y.reshape(-1), 0, n.P, 0,
             np.empty(batch * n.G * n.Hp, dtype), np.empty(tile, dtype), np.empty(7 * batch, np.int64),
-            np.empty(batch, np.bool_), 1, batch, n.I, n.H, n.P, False,
+            np.empty(0, dtype), np.empty(batch, np.bool_), 1, batch, n.I, n.H, n.P, False,
         )  # fmt: skip
 
     def step(self) -> None:
