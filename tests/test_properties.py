@@ -430,7 +430,7 @@ def run_fuzz(examples: int) -> float:
 
 
 def test_fuzz_over_all_options_together(capsys: pytest.CaptureFixture[str]) -> None:
-    coverage = run_fuzz(400)
+    coverage = run_fuzz(600)
     with capsys.disabled():
         print(f"\nfuzz: {coverage:.1%} of {len(ALL_PAIRS)} possible pairs of option values occurred together")
     assert coverage >= 0.95
