@@ -2,10 +2,16 @@
 
 It is stricter than NumPy wherever CuPy is: arrays of the two do not mix, a boolean index and a truth value have to wait
 for the device (and are counted, see `waits`), `empty` is NaN, and a product writes only where cuBLAS could.
+
+A capture runs nothing; it records kernels, products and assignments with the addresses of their arrays. A replay works
+on these addresses and fails where their memory has been freed. While capturing, nothing may allocate or wait, and no
+kernel or product may run for the first time.
 """
 
+import ctypes
 import importlib.machinery
 import sys
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import ModuleType, SimpleNamespace
@@ -15,7 +21,8 @@ import host_kernels
 import numpy as np
 
 waits: list[str] = []  # what had to wait for the device, since somebody cleared it
-launches: list[str] = []  # names of the kernels that ran
+launches: list[str] = []  # names of the kernels that Python launched
+replays: list[int] = []  # for each graph that was launched, how much was recorded in it
 seed = 0  # of the next launch; every launch takes the next one
 
 
@@ -45,14 +52,19 @@ class ndarray:  # noqa: N801
 
     def __getitem__(self, index: Any) -> "ndarray":
         if any(_plain(i).dtype == bool for i in _parts(index) if isinstance(i, ndarray)):
-            waits.append("boolean index")
+            _wait("boolean index")
         return _wrap(self._host[_index(index)])
 
     def __setitem__(self, index: Any, value: Any) -> None:
-        self._host[_index(index)] = _plain(value)
+        part, value = self._host[_index(index)] if _basic(index) else None, _plain(value)
+        if part is None or (np.ndim(part) == 0 and not isinstance(part, np.ndarray)):
+            assert _recording() is None
+            self._host[_index(index)] = value
+        else:
+            _run("copy", np.copyto, part, value, "unsafe")
 
     def __bool__(self) -> bool:
-        waits.append("truth value")
+        _wait("truth value")
         return bool(self._host)
 
     def __repr__(self) -> str:
@@ -78,7 +90,9 @@ for _name in ("lt", "le", "gt", "ge", "eq", "ne", "neg", "invert", "abs"):
 def _wrap(value: Any) -> Any:
     """NumPy's result as an array of the device, numbers too; anything else as it is."""
     if isinstance(value, (np.ndarray, np.generic)):
-        return ndarray(np.asarray(value))
+        array = np.asarray(value)
+        assert _recording() is None or array.base is not None, "allocated during a capture"
+        return ndarray(array)
     return value
 
 
@@ -99,7 +113,13 @@ def _index(index: Any) -> Any:
     return tuple(map(_plain, index)) if isinstance(index, tuple) else _plain(index)
 
 
+def _basic(index: Any) -> bool:
+    """Whether an index selects a view."""
+    return not any(isinstance(i, (ndarray, np.ndarray, list)) for i in _parts(index))
+
+
 def empty(shape: Any, dtype: Any = float) -> ndarray:
+    assert _recording() is None, "allocated during a capture"
     host = np.empty(shape, dtype)
     host.reshape(-1).view(np.uint8)[...] = 0xFF  # NaN, or an absurd integer
     return ndarray(host)
@@ -110,36 +130,43 @@ def empty_like(array: ndarray) -> ndarray:
 
 
 def array(value: Any, dtype: Any = None, order: str = "K", copy: bool = True) -> ndarray:
-    return ndarray(np.array(value._host if isinstance(value, ndarray) else value, dtype, order=order, copy=copy))
+    return _wrap(np.array(value._host if isinstance(value, ndarray) else value, dtype, order=order, copy=copy))
 
 
 def asarray(value: Any) -> ndarray:
-    return value if isinstance(value, ndarray) else ndarray(np.array(value))
+    return value if isinstance(value, ndarray) else _wrap(np.array(value))
 
 
 def asnumpy(value: ndarray) -> np.ndarray:
-    waits.append("copy to the host")
+    _wait("copy to the host")
     return value._host.copy()
 
 
 def ascontiguousarray(value: ndarray) -> ndarray:
-    return ndarray(np.ascontiguousarray(_plain(value)))
+    host = _plain(value)
+    return value if host.flags.c_contiguous else _wrap(np.ascontiguousarray(host))
 
 
 def matmul(a: ndarray, b: ndarray, out: ndarray | None = None) -> ndarray:
     """The product of two matrices; 16-bit ones are summed in float32, as cuBLAS does."""
     assert a.ndim == b.ndim == 2, "only matrices: a batched bfloat16 product crashes CuPy"
     assert a.dtype == b.dtype
-    compute = np.promote_types(a.dtype, np.float32) if a.dtype.name != "bfloat16" else np.dtype(np.float32)
-    result = (a._host.astype(compute) @ b._host.astype(compute)).astype(a.dtype)
+    assert all(x._host.flags.c_contiguous or x._host.flags.f_contiguous for x in (a, b)) or _recording() is None
+    shape = (a.shape[0], b.shape[1])
     if out is None:
-        return ndarray(result)
+        out = empty(shape, a.dtype)
     assert out.dtype == a.dtype
-    assert out.shape == result.shape, f"{out.shape}, expected {result.shape}"
+    assert out.shape == shape, f"{out.shape}, expected {shape}"
     assert out._host.flags.c_contiguous, "CuPy would write to a copy first"
     assert not any(np.may_share_memory(out._host, operand._host) for operand in (a, b))
-    out._host[...] = result
+    assert out.size != 1 or _recording() is None, "CuPy makes one element by a reduction, which allocates"
+    _run(f"product {a.dtype} {a.shape} {a.strides} {b.shape} {b.strides}", _multiply, a._host, b._host, out._host)
     return out
+
+
+def _multiply(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
+    compute = np.promote_types(a.dtype, np.float32) if a.dtype.name != "bfloat16" else np.dtype(np.float32)
+    out[...] = (a.astype(compute) @ b.astype(compute)).astype(a.dtype)
 
 
 class RawKernel:
@@ -149,10 +176,14 @@ class RawKernel:
         self._kernel = kernel
 
     def __call__(self, grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...]) -> None:
+        launches.append(self._kernel.name)
+        arrays = [arg._host if isinstance(arg, ndarray) else arg for arg in args]
+        _run(f"kernel {id(self._kernel)}", self._start, grid, block, *arrays)
+
+    def _start(self, grid: tuple[int, ...], block: tuple[int, ...], *args: Any) -> None:
         global seed
         seed += 1
-        launches.append(self._kernel.name)
-        self._kernel(grid, block, [arg._host if isinstance(arg, ndarray) else arg for arg in args], seed=seed)
+        self._kernel(grid, block, args, seed=seed)
 
 
 class RawModule:
@@ -168,10 +199,93 @@ class RawModule:
         return RawKernel(host_kernels.Kernel(self.compiler, self._code, name))
 
 
+class _Address:
+    """An array as a graph knows it: where it is. The memory behind it is not kept."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        owner = array
+        while isinstance(owner.base, np.ndarray):
+            owner = owner.base
+        self._owner, self._at = weakref.ref(owner), array.__array_interface__["data"][0]
+        self._low, self._high = np.lib.array_utils.byte_bounds(array)
+        self._shape, self._dtype, self._strides = array.shape, array.dtype, array.strides
+
+    def array(self) -> np.ndarray:
+        assert self._owner() is not None, "a graph was launched on memory that has been freed"
+        memory = (ctypes.c_char * (self._high - self._low)).from_address(self._low)
+        return np.ndarray(self._shape, self._dtype, memory, self._at - self._low, self._strides)
+
+
+class Graph:
+    """What was captured."""
+
+    def __init__(self, recorded: list[tuple[Callable[..., None], list[Any]]]) -> None:
+        self._recorded = recorded
+
+    def launch(self) -> None:
+        assert _recording() is None, "a graph launched during a capture"
+        replays.append(len(self._recorded))
+        for function, args in self._recorded:
+            function(*(arg.array() if isinstance(arg, _Address) else arg for arg in args))
+
+
+class Stream:
+    """A stream; in a `with` block the current one."""
+
+    def __init__(self, non_blocking: bool = False) -> None:
+        self.recorded: list[tuple[Callable[..., None], list[Any]]] | None = None
+        self.ptr = id(self) if non_blocking else 0
+
+    def __enter__(self) -> "Stream":
+        _streams.append(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert _streams.pop() is self
+
+    def is_capturing(self) -> bool:
+        return self.recorded is not None
+
+    def begin_capture(self) -> None:
+        assert self.ptr, "cannot capture on the default (legacy) stream"
+        assert self.recorded is None
+        self.recorded = []
+
+    def end_capture(self) -> Graph:
+        recorded, self.recorded = self.recorded, None
+        assert recorded is not None
+        return Graph(recorded)
+
+
+_streams = [Stream()]
+_warm: set[str] = set()  # kernels and products that have run
+
+
+def _recording() -> list[tuple[Callable[..., None], list[Any]]] | None:
+    return _streams[-1].recorded
+
+
+def _wait(what: str) -> None:
+    assert _recording() is None, f"{what} during a capture"
+    waits.append(what)
+
+
+def _run(what: str, function: Callable[..., None], *args: Any) -> None:
+    """Do something on the device, or record it."""
+    recorded = _recording()
+    if recorded is None:
+        _warm.add(what)
+        function(*args)
+    else:
+        assert what in _warm, f"{what}: the first of its kind comes during a capture"
+        recorded.append((function, [_Address(arg) if isinstance(arg, np.ndarray) else arg for arg in args]))
+
+
 class Device:
     """The only device; a context manager."""
 
     compute_capability = "90"
+    cublas_handle = 1
 
     def __init__(self, device: int = 0) -> None:
         assert device == 0
@@ -184,7 +298,10 @@ class Device:
         pass
 
 
-cuda = SimpleNamespace(Device=Device, runtime=SimpleNamespace(getDeviceCount=lambda: 1))
+cuda = SimpleNamespace(
+    Device=Device, Stream=Stream, get_current_stream=lambda: _streams[-1],
+    runtime=SimpleNamespace(getDeviceCount=lambda: 1),
+)  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -51,6 +51,14 @@ def cupy(pytestconfig: pytest.Config) -> Iterator[ModuleType]:
         yield cupy
 
 
+@pytest.fixture(autouse=True)
+def nothing_to_replay(cupy: ModuleType) -> None:
+    """Every test begins with passes that are launched kernel by kernel."""
+    from fastrnn.cuda import places
+
+    places.forget()
+
+
 @pytest.fixture
 def whole_vectors(cupy: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whole vectors also for the small arrays of the tests."""

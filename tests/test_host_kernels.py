@@ -240,7 +240,7 @@ def test_a_planted_mistake_is_caught(
     cell: str, options: Any, text: str, instead: str, seen: str, cupy: ModuleType,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    from fastrnn.cuda import kernels, source
+    from fastrnn.cuda import kernels, places, source
 
     case = Case(cell, "cuda", **options)
     problem = draw(case)
@@ -255,11 +255,13 @@ def test_a_planted_mistake_is_caught(
 
     monkeypatch.setattr(source, "assemble", broken)
     kernels._load.cache_clear()
+    places.forget()
     try:
         with pytest.raises(AssertionError, match=seen):
             assert_results(case, problem, evaluate_on_device(case, problem), want)
     finally:
         kernels._load.cache_clear()
+        places.forget()
 
 
 def test_arguments_in_a_wrong_order_are_caught(cupy: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811

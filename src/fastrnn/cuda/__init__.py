@@ -12,9 +12,9 @@ import numpy as np
 
 from fastrnn.arrays import Array
 from fastrnn.cells import Cell
-from fastrnn.cuda import kernels
+from fastrnn.cuda import kernels, places
 from fastrnn.cuda.backward import recur_backward
-from fastrnn.cuda.forward import States, allocate, run_steps, scratch
+from fastrnn.cuda.forward import Saved, States, allocate, forward_steps, input_product, scratch, set_initial
 from fastrnn.cuda.packed import Packed, pack
 from fastrnn.cuda.stepper import Stepper
 from fastrnn.philox import MASK
@@ -26,22 +26,36 @@ __all__ = ["cells", "pack", "random_words", "recur_backward", "recur_forward", "
 def recur_forward(cell: Cell, packed: Packed, run: Run, save: bool) -> Final:
     """Run the recurrence; see fastrnn.recurrence."""
     steps, batch = run.x.shape[:2]
-    states = allocate(cell, packed, steps, batch, save)
-    count = states.hs.shape[0]
-    first, last = (steps, 0) if run.reverse else (0, steps)
-    states.hs[first % count] = run.h0
-    if states.cs is not None:
-        states.cs[first % count] = run.c0
-    run_steps(cell, packed, run, states, scratch(packed, steps, batch))
-    c_n = None if states.cs is None else states.cs[last % count]
-    return Final(states.hs[last % count], c_n, states if save else None)
+    taken = places.take(cell, packed, run, save)
+    if taken is None:
+        states, into = allocate(cell, packed, steps, batch, save), scratch(packed, steps, batch)
+        set_initial(run, states)
+        input_product(packed, run.x, into)
+        forward_steps(cell, packed, run, states, into)
+        return Final(*_end(run, states), Saved(states, None) if save else None)
+    key, place = taken
+    set_initial(run, place.states)
+    input_product(packed, run.x, place.scratch)
+    place.forward(packed, run)
+    if save:
+        return Final(*_end(run, place.states), places.until_dropped(key, place))
+    h_n, c_n = _end(run, place.states)
+    final = Final(h_n.copy(), None if c_n is None else c_n.copy(), None)
+    places.give_back(key, place)
+    return final
 
 
-def cells(cell: Cell, packed: Packed, run: Run, saved: States) -> Array:
+def _end(run: Run, states: States) -> tuple[Array, Array | None]:
+    """The state after the last step, where it is."""
+    last = (0 if run.reverse else run.x.shape[0]) % states.hs.shape[0]
+    return states.hs[last], None if states.cs is None else states.cs[last]
+
+
+def cells(cell: Cell, packed: Packed, run: Run, saved: Saved) -> Array:
     """c after every step [T, B, H], zero past the end."""
-    steps = run.x.shape[0]
-    assert saved.cs is not None, "asked for cells that have a cell state only"
-    c: Array = (saved.cs[:steps] if run.reverse else saved.cs[1:]).astype(packed.dtype)  # a copy
+    steps, cs = run.x.shape[0], saved.states.cs
+    assert cs is not None, "asked for cells that have a cell state only"
+    c: Array = (cs[:steps] if run.reverse else cs[1:]).astype(packed.dtype)  # a copy
     if run.lengths is not None:
         c[cupy.arange(steps)[:, None] >= run.lengths] = 0
     return c

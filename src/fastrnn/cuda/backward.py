@@ -9,7 +9,8 @@ import cupy as xp
 from fastrnn.arrays import Array
 from fastrnn.cells import Cell
 from fastrnn.cuda import kernels
-from fastrnn.cuda.forward import States, rows
+from fastrnn.cuda.forward import Saved, States, rows
+from fastrnn.cuda.graphs import caller_captures
 from fastrnn.cuda.packed import Packed, computed_in
 from fastrnn.recurrence import Columns, Given, Initial, Run, Weights
 
@@ -23,44 +24,61 @@ class PreActivations(NamedTuple):
     dproj: Array | None  # [T, B, P], gradient of the projection's output
 
 
-def recur_backward(
-    cell: Cell, packed: Packed, run: Run, saved: States, given: Given, dx: Array, accumulate: bool
-) -> Initial:
-    """Back-propagate through time, then over all T*B at once; see fastrnn.recurrence."""
-    batch, hidden, compute = run.x.shape[1], packed.hidden, computed_in(packed.dtype)
-    direct = _start(given.h_n, batch, packed.output, compute)
-    dc = _start(given.c_n, batch, hidden, compute) if cell.cell_state else None
-    d = _allocate(cell, packed, run)
-    dh0 = xp.empty((batch, packed.output), packed.dtype)
-    if run.x.shape[0] * batch:
-        _run_steps(cell, packed, run, saved, given, d, direct, dc, dh0)
-    else:
-        dh0[...] = direct
-    weights = _after_loop(cell, packed, run, saved, d, dx, accumulate)
-    return Initial(dh0, None if dc is None else dc.astype(packed.dtype), weights)
+class Backward(NamedTuple):
+    """The memory of one backward pass; direct and dc go from the gradient of the final state to that of the initial."""
+
+    dy: Array | None  # [T, B, P], neighbouring units side by side
+    dcells: Array | None  # [T, B, H], likewise
+    direct: Array  # [B, P] in the dtype of registers: the direct path of dh
+    dc: Array | None  # [B, H] in the dtype of registers
+    d: PreActivations
+    dh0: Array  # [B, P]
+    product: Array  # [B, P]
+    ds: Array  # [B, H], gradient of the gated state or of the projection's input
+
+    def take(self, given: Given) -> None:
+        """Start from these gradients; those over time only where they stand elsewhere."""
+        for mine, arriving in ((self.direct, given.h_n), (self.dc, given.c_n)):
+            if mine is not None:
+                mine[...] = 0 if arriving is None else arriving
+        for over_time, columns in ((self.dy, given.y), (self.dcells, given.cells)):
+            if over_time is not None and columns is not None:
+                over_time[...] = columns.view
 
 
-def _start(given: Array | None, batch: int, width: int, dtype: str) -> Array:
-    """A copy of the gradient of a final state, zero where there is none: the loop works in place."""
-    start: Array = xp.zeros((batch, width), dtype)
-    if given is not None:
-        start[...] = given
-    return start
-
-
-def _allocate(cell: Cell, packed: Packed, run: Run) -> PreActivations:
-    steps, batch = run.x.shape[:2]
-    gates, hidden, dtype = packed.gates, packed.hidden, packed.dtype
+def allocate(cell: Cell, packed: Packed, steps: int, batch: int, dy: Array | None, dcells: Array | None) -> Backward:
+    """Return uninitialised memory for a backward pass that reads dy and dcells where they are."""
+    gates, hidden, output, dtype = packed.gates, packed.hidden, packed.output, packed.dtype
+    compute = computed_in(dtype)
 
     def empty(*shape: int) -> Array:
         array: Array = xp.empty((steps, batch, *shape), dtype)
         return array
 
     dah = empty(gates - (cell.gated is not None), hidden)
-    return PreActivations(
+    d = PreActivations(
         empty(gates, hidden) if cell.separate else dah, dah, empty(hidden) if cell.gated else None,
-        empty(packed.output) if packed.hr is not None else None,
+        empty(output) if packed.hr is not None else None,
     )  # fmt: skip
+    return Backward(
+        dy, dcells,
+        xp.empty((batch, output), compute), xp.empty((batch, hidden), compute) if cell.cell_state else None, d,
+        xp.empty((batch, output), dtype), xp.empty((batch, output), dtype), xp.empty((batch, hidden), dtype),
+    )  # fmt: skip
+
+
+def recur_backward(
+    cell: Cell, packed: Packed, run: Run, saved: Saved, given: Given, dx: Array, accumulate: bool
+) -> Initial:
+    """Back-propagate through time, then over all T*B at once; see fastrnn.recurrence."""
+    if saved.place is not None and not caller_captures():
+        with saved.place.lock:
+            return _finish(packed, run, saved.states, saved.place.backward(given), dx, accumulate)
+    steps, batch = run.x.shape[:2]
+    memory = allocate(cell, packed, steps, batch, _over_time(given.y), _over_time(given.cells))
+    memory.take(given._replace(y=None, cells=None))
+    backward_steps(cell, packed, run, saved.states, memory)
+    return _finish(packed, run, saved.states, memory, dx, accumulate)
 
 
 def _over_time(columns: Columns | None) -> Array | None:
@@ -73,15 +91,17 @@ def _over_time(columns: Columns | None) -> Array | None:
     return array
 
 
-def _run_steps(
-    cell: Cell, packed: Packed, run: Run, states: States, given: Given, d: PreActivations, direct: Array,
-    dc: Array | None, dh0: Array,
-) -> None:  # fmt: skip
-    """Write the gradients of all pre-activations and of the initial state; nothing in here waits for the device."""
-    batch, hidden, output, dtype = run.x.shape[1], packed.hidden, packed.output, packed.dtype
-    dy, dcells = _over_time(given.y), _over_time(given.cells)
-    k = kernels.load(cell, dtype, batch, (hidden, output), (dy, dcells))
-    product, ds = xp.empty((batch, output), dtype), xp.empty((batch, hidden), dtype)
+def backward_steps(cell: Cell, packed: Packed, run: Run, states: States, memory: Backward) -> None:
+    """Write the gradients of all pre-activations and of the initial state.
+
+    Nothing in here waits for the device, and nothing allocates.
+    """
+    dy, dcells, direct, dc, d, dh0, product, ds = memory
+    batch, hidden, output = dh0.shape[0], packed.hidden, packed.output
+    if run.x.shape[0] * batch == 0:
+        dh0[...] = direct
+        return
+    k = kernels.load(cell, packed.dtype, batch, (hidden, output), (dy, dcells))
     later: int | None = None
     for t in list(run.steps())[::-1]:
         before, after = states.slots(t, run.reverse)
@@ -120,9 +140,13 @@ def _row(array: Array | None, t: int) -> tuple[Array | None, int]:
     return (None, 0) if array is None else (array[t], array.strides[1] // array.itemsize)
 
 
-def _after_loop(
-    cell: Cell, packed: Packed, run: Run, states: States, d: PreActivations, dx: Array, accumulate: bool
-) -> Weights:
+def _finish(packed: Packed, run: Run, states: States, memory: Backward, dx: Array, accumulate: bool) -> Initial:
+    """Write or add to dx; return the gradients of the initial state, the weights and the biases, as copies."""
+    c0 = None if memory.dc is None else memory.dc.astype(packed.dtype)  # a copy
+    return Initial(memory.dh0.copy(), c0, _after_loop(packed, run, states, memory.d, dx, accumulate))
+
+
+def _after_loop(packed: Packed, run: Run, states: States, d: PreActivations, dx: Array, accumulate: bool) -> Weights:
     """Write or add to dx; return the gradients of the weights and biases."""
     steps = run.x.shape[0]
     padding = None if run.lengths is None else xp.arange(steps)[:, None] >= run.lengths

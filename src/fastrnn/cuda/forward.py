@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
 import cupy as xp
 
@@ -12,6 +13,9 @@ from fastrnn.cells import Cell
 from fastrnn.cuda import kernels
 from fastrnn.cuda.packed import Packed, computed_in
 from fastrnn.recurrence import Run
+
+if TYPE_CHECKING:
+    from fastrnn.cuda.places import Place
 
 
 class States(NamedTuple):
@@ -31,6 +35,14 @@ class States(NamedTuple):
         """Return where the state before and after step t is."""
         count = self.hs.shape[0]
         return (t + reverse) % count, (t + 1 - reverse) % count
+
+
+@dataclass(frozen=True, eq=False)
+class Saved:
+    """What the backward pass needs."""
+
+    states: States
+    place: Place | None  # whose memory the states are, in a pass that was replayed
 
 
 class Scratch(NamedTuple):
@@ -78,15 +90,28 @@ def scratch(packed: Packed, steps: int, batch: int) -> Scratch:
     )
 
 
-def run_steps(cell: Cell, packed: Packed, run: Run, states: States, into: Scratch) -> None:
-    """Run the recurrence from the initial state in its slot; nothing in here waits for the device."""
-    steps, batch = run.x.shape[:2]
+def set_initial(run: Run, states: States) -> None:
+    """Put the initial state into its slot."""
+    slot = states.slots(run.x.shape[0] - 1 if run.reverse else 0, run.reverse)[0]
+    states.hs[slot] = run.h0
+    if states.cs is not None:
+        states.cs[slot] = run.c0
+
+
+def input_product(packed: Packed, x: Array, into: Scratch) -> None:
+    """Multiply the input of all steps at once."""
+    if into.ax.size:
+        xp.matmul(rows(x), packed.ih.T, out=rows(into.ax))
+
+
+def forward_steps(cell: Cell, packed: Packed, run: Run, states: States, into: Scratch) -> None:
+    """Run the loop; nothing in here waits for the device, and nothing allocates."""
+    steps, batch = run.y.view.shape[:2]
     hidden, output, y = packed.hidden, packed.output, run.y.view
     if steps * batch == 0:
         return
     k = kernels.load(cell, packed.dtype, batch, (hidden, output), (y,))
     ax, ah, ah_last, product = into
-    xp.matmul(rows(run.x), packed.ih.T, out=rows(ax))
     y_row = y.strides[1] // y.itemsize
     for t in run.steps():
         before, after = states.slots(t, run.reverse)

@@ -42,6 +42,25 @@ class Packed(NamedTuple):
         """Name of the dtype of all arrays but the bias."""
         return str(self.ih.dtype)
 
+    @property
+    def looped(self) -> tuple[Array | None, ...]:
+        """What the loop reads of them."""
+        return self.hh, self.hr, self.bias
+
+    def copy(self) -> Packed:
+        """Return the same with copies of all that the loop reads; ih, which it does not, is the same array."""
+        hh, split = self.hh.copy(), self.first.shape[0]
+        return self._replace(
+            hh=hh, first=hh[:split], last=None if self.last is None else hh[split:],
+            hr=None if self.hr is None else self.hr.copy(), bias=None if self.bias is None else self.bias.copy(),
+        )  # fmt: skip
+
+    def take(self, other: Packed) -> None:
+        """Write what the loop reads of other weights of the same shapes over this one's."""
+        for mine, theirs in zip(self.looped, other.looped, strict=True):
+            if mine is not None:
+                mine[...] = theirs
+
 
 def pack(cell: Cell, weights: Weights) -> Packed:
     """Bring the weights of one layer and direction into the form that the loop uses."""
