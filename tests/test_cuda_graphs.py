@@ -13,25 +13,21 @@ import host_kernels
 import numpy as np
 import pytest
 from cases import CELLS, Case, assert_results, draw, expected, make_layer, option_cases
-from test_cuda import (  # noqa: F401  # two of them are fixtures
-    SOME,
-    cupy,
-    evaluate_on_device,
-    nothing_to_replay,
-    on_device,
-    to_device,
-)
+from test_cuda import SOME, evaluate_on_device, on_device, to_device
 from tolerance import assert_close, assert_same_bits, rounding
 
 import fastrnn
 
-pytestmark = pytest.mark.skipif(bool(host_kernels.missing_tools()), reason=host_kernels.missing_tools())
+pytestmark = [
+    pytest.mark.skipif(bool(host_kernels.missing_tools()), reason=host_kernels.missing_tools()),
+    pytest.mark.usefixtures("nothing_to_replay"),
+]
 REPLAYED = [case for _, case in option_cases("cuda", "float32") if case.T >= 4 and case.B > 1 and case.H > 1]
 REPLAYED += [case for name, case in option_cases("cuda", "bfloat16") if name in SOME]
 
 
 @pytest.mark.parametrize("case", REPLAYED, ids=str)
-def test_a_replayed_pass_has_the_bits_of_a_launched_one(case: Case, cupy: ModuleType) -> None:  # noqa: F811
+def test_a_replayed_pass_has_the_bits_of_a_launched_one(case: Case, cupy: ModuleType) -> None:
     """Other weights, inputs, lengths, resets and gradients each time; all that a graph reads must be renewed."""
     from fastrnn.cuda import places
 
@@ -53,7 +49,7 @@ def test_a_replayed_pass_has_the_bits_of_a_launched_one(case: Case, cupy: Module
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_updates_reach_replayed_passes(cell: str, cupy: ModuleType) -> None:  # noqa: F811
+def test_updates_reach_replayed_passes(cell: str, cupy: ModuleType) -> None:
     """One parameter at a time, so that none leans on another's change."""
     case = Case(cell, "cuda", "float32", proj_size=3 if CELLS[cell].cell_state else 0)
     layer, x = make_layer(case, device="cuda:0"), to_device(draw(case).x)
@@ -69,7 +65,7 @@ def test_updates_reach_replayed_passes(cell: str, cupy: ModuleType) -> None:  # 
         before = after
 
 
-def test_passes_that_are_needed_keep_their_memory(cupy: ModuleType) -> None:  # noqa: F811
+def test_passes_that_are_needed_keep_their_memory(cupy: ModuleType) -> None:
     case = Case("lstm", "cuda", num_layers=2)
     layer, given = make_layer(case, device="cuda:0"), [on_device(draw(replace(case, seed=k))) for k in range(6)]
     want = [layer.forward(p.x, p.state).backward(p.d_output, p.d_state).x._host.copy() for p in given]
@@ -83,7 +79,7 @@ def test_passes_that_are_needed_keep_their_memory(cupy: ModuleType) -> None:  # 
         layer.forward(problem.x, problem.state)  # in memory that has been given back
 
 
-def test_memory_for_replays_is_bounded(cupy: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_memory_for_replays_is_bounded(cupy: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     from fastrnn.cuda import places
 
     def run(T: int) -> int:
@@ -110,7 +106,7 @@ def test_memory_for_replays_is_bounded(cupy: ModuleType, monkeypatch: pytest.Mon
         assert len(places._waiting) <= 3
 
 
-def test_a_stream_is_replayed_and_may_be_captured(cupy: ModuleType) -> None:  # noqa: F811
+def test_a_stream_is_replayed_and_may_be_captured(cupy: ModuleType) -> None:
     case = Case("lstm", "cuda", T=8, num_layers=2)
     layer, problem = make_layer(case, device="cuda:0"), on_device(draw(case))
     want, _ = layer(problem.x)
@@ -199,7 +195,7 @@ def _gives_back_too_early(patch: pytest.MonkeyPatch) -> None:
     ],
 )  # fmt: skip
 def test_a_wrong_capture_is_caught(plant: Any, seen: str, cupy: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    def passes() -> None:  # noqa: F811
+    def passes() -> None:
         for seed in range(5):
             case = Case("lstm", "cuda", seed=seed, lengths="random", num_layers=2)
             problem = draw(case)

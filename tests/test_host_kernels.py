@@ -13,10 +13,13 @@ import numpy as np
 import pytest
 from cases import Case, assert_results, draw, expected
 from host_kernels import KernelError
-from test_cuda import cupy, evaluate_on_device  # noqa: F401  # cupy is a fixture
+from test_cuda import evaluate_on_device
 from tolerance import assert_same_bits
 
-pytestmark = pytest.mark.skipif(bool(host_kernels.missing_tools()), reason=host_kernels.missing_tools())
+pytestmark = [
+    pytest.mark.skipif(bool(host_kernels.missing_tools()), reason=host_kernels.missing_tools()),
+    pytest.mark.usefixtures("nothing_to_replay"),
+]
 
 KERNELS = """
 extern "C" __global__ void block_sum(const float* x, float* sums, int n) {
@@ -82,7 +85,7 @@ I32, I64 = np.int32, np.int64
 
 
 @pytest.fixture(scope="module")
-def kernel(cupy: ModuleType) -> Iterator[Callable[..., host_kernels.Kernel]]:  # noqa: F811
+def kernel(cupy: ModuleType) -> Iterator[Callable[..., host_kernels.Kernel]]:
     from fastrnn.cuda import source
 
     compiler = cupy_standin.RawModule.compiler
@@ -237,7 +240,7 @@ PLANTED = [
     [pytest.param(*rest, id=what.replace(" ", "-")) for what, *rest in PLANTED],
 )
 def test_a_planted_mistake_is_caught(
-    cell: str, options: Any, text: str, instead: str, seen: str, cupy: ModuleType,  # noqa: F811
+    cell: str, options: Any, text: str, instead: str, seen: str, cupy: ModuleType,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     from fastrnn.cuda import kernels, places, source
@@ -264,7 +267,7 @@ def test_a_planted_mistake_is_caught(
         places.forget()
 
 
-def test_arguments_in_a_wrong_order_are_caught(cupy: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_arguments_in_a_wrong_order_are_caught(cupy: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     from fastrnn.cuda import kernels
 
     launch = kernels.Kernels.launch
@@ -281,7 +284,7 @@ def test_arguments_in_a_wrong_order_are_caught(cupy: ModuleType, monkeypatch: py
         assert_results(case, problem, evaluate_on_device(case, problem), expected(case, problem))
 
 
-def test_only_the_named_intrinsics_differ_between_host_and_device(cupy: ModuleType) -> None:  # noqa: F811
+def test_only_the_named_intrinsics_differ_between_host_and_device(cupy: ModuleType) -> None:
     from fastrnn.cuda import source
 
     folder: Path = source.folder()
