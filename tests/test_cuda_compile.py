@@ -7,7 +7,7 @@ from fastrnn.cells import CELLS
 
 pytestmark = pytest.mark.skipif(bool(nvrtc.unavailable()), reason=nvrtc.unavailable())
 CHIPS = ("sm_75", "sm_80", "sm_90a", "sm_100a", "sm_120")
-REGISTERS = 255  # of a thread, on all of these chips
+REGISTERS, SHARED = 255, 48 << 10  # of a thread; bytes of a block that asks for no more: the same on all these chips
 KERNELS = {"step_forward", "project_forward", "step_backward", "project_backward", "initial_backward"}
 GATED = {"gate_forward", "gate_backward"}
 
@@ -35,6 +35,7 @@ def test_every_variant_compiles_without_spills(cell: str, chip: str, capsys: pyt
             assert used.spills == 0, f"{what} spills {used.spills} bytes"
             assert used.stack == 0, f"{what} keeps {used.stack} bytes of registers in memory"
             assert 0 < used.registers <= REGISTERS, what
+            assert used.shared <= SHARED, f"{what} needs {used.shared} bytes of shared memory"
             assert used.code > 0, what
             rows.append(f"{chip:8} {variant!s:30} {name:17} {used.registers:9} {used.shared:6} {used.code:6}")
     with capsys.disabled():

@@ -1,5 +1,6 @@
 """The host run of CUDA kernels is trusted only so far as it is seen to catch mistakes: each kind is planted here."""
 
+import mmap
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -265,6 +266,33 @@ def test_a_planted_mistake_is_caught(
     finally:
         kernels._load.cache_clear()
         places.forget()
+
+
+def test_offsets_beyond_32_bits(cupy: ModuleType) -> None:
+    """Rows so far apart that their offset in elements does not fit 32 bits; only what is touched takes memory."""
+    from fastrnn.cuda import source
+
+    row, reserve = 2**31 + 5, getattr(mmap, "MAP_NORESERVE", 0x4000)
+    try:
+        memory = mmap.mmap(-1, 2 * (row + 8), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | reserve)
+    except (OSError, ValueError) as error:
+        pytest.skip(f"this system does not lend 4 GiB of addresses: {error}")
+    far = np.frombuffer(memory, np.float16)
+    y = np.lib.stride_tricks.as_strided(far, (2, 3), (2 * row, 2))
+    code = source.assemble(source.Variant("rnn_tanh", "float16", 1))
+    product, h = np.arange(6, dtype=np.float16).reshape(2, 3), np.zeros((2, 3), np.float16)
+    args = (product, h, np.uintp(0), np.empty_like(h), y, I64(row), I64(0), I64(2), I64(3))
+    host_kernels.Kernel(cupy.RawModule.compiler, code, "project_forward")((1,), (32,), args)
+    np.testing.assert_array_equal(y, product)
+    narrow = code.replace("y + b * y_row + u, out", "y + static_cast<int>(b * y_row) + u, out")
+    assert narrow != code
+    with pytest.raises(KernelError, match="out of bounds"):
+        host_kernels.Kernel(cupy.RawModule.compiler, narrow, "project_forward")((1,), (32,), args)
+    for variant in source.variants():
+        code = source.assemble(variant)
+        for name in host_kernels.ENTRY.findall(code):
+            sizes = [p for p in host_kernels.Kernel(cupy.RawModule.compiler, code, name).parameters if p[0] == " "]
+            assert set(sizes) == {" q"}, f"{variant} {name} takes a size of fewer than 64 bits"
 
 
 def test_arguments_in_a_wrong_order_are_caught(cupy: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:

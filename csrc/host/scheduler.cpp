@@ -55,9 +55,19 @@ struct Access {
 struct Granule { Access writer, readers[2]; };
 constexpr uintptr_t granule_bytes = 2;  // the smallest type that kernels write
 
+constexpr size_t page_granules = 512;
+using Page = std::array<Granule, page_granules>;
+
 struct Array {
   uintptr_t begin, end;
-  std::vector<Granule> granules;
+  std::vector<std::unique_ptr<Page>> pages;  // made when touched: an array may be larger than memory
+
+  Granule& granule(size_t k) {
+    if (pages.empty()) pages.resize((end - begin) / (granule_bytes * page_granules) + 1);
+    std::unique_ptr<Page>& page = pages[k / page_granules];
+    if (!page) page.reset(new Page());
+    return (*page)[k % page_granules];
+  }
 };
 
 struct Launch {
@@ -223,10 +233,9 @@ void touch(const void* p, int bytes, bool write, bool atomic) {
   if (first % alignment)
     fail("misaligned: " + where(*current) + " at an address that is no multiple of " + std::to_string(alignment));
   Array& array = *std::prev(after);
-  if (array.granules.empty()) array.granules.resize((array.end - array.begin + granule_bytes - 1) / granule_bytes);
   const Access now{current->flat + 1, launch->blocks[current->flat_block].generation, launch->grid.generation, atomic};
   for (uintptr_t at = (first - array.begin) / granule_bytes; at <= (last - 1 - array.begin) / granule_bytes; ++at)
-    check(array.granules[at], now, write);
+    check(array.granule(at), now, write);
 }
 
 float from_bits(uint32_t bits) {
