@@ -89,6 +89,8 @@ CONSTRUCTOR: list[tuple[type[Exception], str, str, str, dict[str, Any]]] = [
     (ValueError, "device", "'cpu'", "'gpu'", {"device": "gpu"}),
     (ValueError, "device", "'cpu'", "None", {"device": None}),
     (ValueError, "device", "'cpu'", "torch.device", {"device": "torch.device"}),
+    (ValueError, "device", "'cuda:N'", "cuda:banana", {"device": "cuda:banana"}),
+    (ValueError, "device", "'cuda:N'", "cuda:", {"device": "cuda:"}),
 ]
 NOT_YET: dict[str, list[Any]] = {
     "peephole": [True, "dense"],
@@ -349,6 +351,19 @@ def test_streams() -> None:
         refused(TypeError, "state", "a pair (h_0, c_0)", "(2, 2, 6)", lambda: stream.set_state(ones(2, 2, H)))
         refused(ShapeError, "state c_0", "[2, 2, 6]", "(1, 2, 6)", lambda: stream.set_state((None, ones(1, 2, H))))
     refused(RuntimeError, "step", "an open stream", "ended", lambda: stream.step(ones(2, I)))
+    refused(RuntimeError, "set_state", "an open stream", "ended", lambda: stream.set_state(None))
+
+
+@pytest.mark.parametrize("kind", [np.ma.MaskedArray, np.matrix, np.recarray])
+def test_a_subclass_whose_meaning_would_be_lost_is_refused(kind: Any) -> None:
+    layer = lstm()
+    x = ones(3, I).view(kind)
+    refused(TypeError, "x", "as a NumPy array", kind.__name__, lambda: layer(x))
+    refused(TypeError, "x", "as a NumPy array", kind.__name__, lambda: layer.forward(x))
+    backward = layer.forward(ones(3, I)).backward
+    refused(TypeError, "d_output", "as a NumPy array", kind.__name__, lambda: backward(ones(3, H).view(kind)))
+    new = {"weight_ih_l0": layer.params["weight_ih_l0"].copy().view(kind)}
+    refused(TypeError, "weight_ih_l0", "as a NumPy array", kind.__name__, lambda: layer.update(new))
 
 
 @pytest.mark.parametrize(

@@ -139,6 +139,22 @@ def test_parameters_are_read_only() -> None:
         layer.params["weight_ih_l0"] = np.zeros((12, 3), np.float32)
     with pytest.raises(AttributeError):
         layer.params = {}
+    for value in layer.params.values():
+        with pytest.raises(ValueError, match="cannot set WRITEABLE"):
+            value.flags.writeable = True
+        owner = value.base
+        while isinstance(owner, np.ndarray):
+            assert not owner.flags.writeable
+            owner = owner.base
+        assert memoryview(owner).readonly
+
+
+def test_the_mapping_of_parameters_follows_updates() -> None:
+    layer = fastrnn.GRU(3, 4, seed=0)
+    params, held = layer.params, layer.params["bias_hh_l0"]
+    layer.update({"bias_hh_l0": held + 1})
+    np.testing.assert_array_equal(params["bias_hh_l0"], held + 1)
+    assert list(params) == list(layer.state_dict())
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

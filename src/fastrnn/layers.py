@@ -116,7 +116,7 @@ class _Recurrent(Generic[S]):
     def _adopt(self, values: dict[str, Array]) -> None:
         """Take these arrays, which nobody else may hold, as the parameters of their names."""
         self._values |= values  # as kernels want them: Numba would compile anew for a read-only array
-        self._params |= {name: np.asarray(memoryview(value).toreadonly()) for name, value in values.items()}
+        self._params |= {name: np.asarray(memoryview(cast(Any, value)).toreadonly()) for name, value in values.items()}
         self._packed: dict[str, list[Any]] = {}
 
     def __getstate__(self) -> dict[str, Any]:

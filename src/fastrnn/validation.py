@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib.util
 import math
 import numbers
+import re
 from collections.abc import Mapping, Sequence
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -69,19 +71,21 @@ def constructor(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 def only(name: str, value: object, supported: object) -> object:
     """Return the one value that this version has for an option; refuse every other by name."""
+    if isinstance(value, (tuple, list)) and len(value) == 2 and isinstance(supported, float):
+        value = value[0] if value[0] == value[1] else value  # zoneout as a pair, for h and for c
     if isinstance(value, np.ndarray) or value != supported:
         raise ValueError(f"{name}: expected {supported!r}, the only value in this version, got {describe(value)}")
     return supported
 
 
-def dtype_name(value: object) -> str:
+def dtype_name(value: object, name: str = "dtype") -> str:
     """Return the name of a layer's dtype, given by name, as a type or as np.dtype."""
     try:
         native = None if value is None else np.dtype(value)  # type: ignore[call-overload]
     except TypeError:
         native = None
     if native is None or not native.isnative or native.name not in DTYPES:
-        raise TypeError(f"dtype: expected one of {', '.join(DTYPES)} on the CPU, got {value!r}")
+        raise TypeError(f"{name}: expected one of {', '.join(DTYPES)} on the CPU, got {value!r}")
     return str(native.name)
 
 
@@ -103,12 +107,14 @@ def integer(name: str, value: object, low: int, high: int | None = None) -> int:
     return number
 
 
-def real(name: str, value: object) -> float:
-    """Return `value` as a finite float; bool is refused."""
+def real(name: str, value: object, low: float = -math.inf) -> float:
+    """Return `value` as a finite float of at least `low`; bool is refused."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name}: expected a number, got {describe(value)}")
     if not math.isfinite(value):
         raise ValueError(f"{name}: expected a finite number, got {value}")
+    if value < low:
+        raise ValueError(f"{name}: expected at least {low}, got {value}")
     return float(value)
 
 
@@ -129,7 +135,7 @@ def device(name: object) -> None:
     """Check a device's name; this version has loops for the CPU only."""
     if name == "cpu":
         return
-    if not isinstance(name, str) or name.partition(":")[0] != "cuda":
+    if not isinstance(name, str) or not re.fullmatch(r"cuda(:\d+)?", name):
         raise ValueError(f"device: expected 'cpu' or 'cuda:N', got {name!r}")
     if importlib.util.find_spec("cupy") is None:
         raise ImportError(f"device: {name!r} needs CuPy: pip install fastrnn[cuda12] or fastrnn[cuda13]")
@@ -149,6 +155,30 @@ def array(name: str, value: object, dtype: object, shape: Sequence[int | str]) -
         raise TypeError(f"{expected} as a NumPy array, got {where}{describe(value)}")
     wrong = TypeError if _has_shape(value, shape) else ShapeError
     raise wrong(f"{expected}, got {describe(value)}")
+
+
+def beside(name: str, value: object, shape: tuple[int | None, ...], like: Array, lead: str = "") -> ModuleType:
+    """Check that `value` has `like`'s module and dtype and ends in `shape`, and return its module.
+
+    Args:
+        name: what the error calls it.
+        value: the array to check.
+        shape: its last axes; None stands for any length.
+        like: an array of the dtype and device that are expected.
+        lead: how the error shows axes before `shape` ("..., "); without it there may be none.
+    """
+    xp = array_module(like)
+    assert xp is not None, "a layer's own array"
+    wanted = f"{name}: expected [{lead}{', '.join('any' if n is None else str(n) for n in shape)}] {like.dtype}"
+    if type(value) is not type(like):
+        raise TypeError(f"{wanted} as a {xp.__name__} array, got {describe(value)}")
+    if value.dtype != like.dtype:
+        raise TypeError(f"{wanted}, got {describe(value)}")
+    ends = value.shape[value.ndim - len(shape) :] if value.ndim >= len(shape) else ()
+    fits = len(ends) == len(shape) and all(n is None or n == m for n, m in zip(shape, ends, strict=True))
+    if not fits or (not lead and value.ndim != len(shape)):
+        raise ShapeError(f"{wanted}, got {describe(value)}")
+    return xp
 
 
 def _has_shape(value: Array, shape: Sequence[int | str]) -> bool:

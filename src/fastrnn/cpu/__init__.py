@@ -80,7 +80,8 @@ def recur_forward(cell: Cell, packed: Packed, run: Run, save: bool) -> Final:
             rows, lengths, *x, clear, run.clear is not None, run.reverse, packed.w, packed.bias, packed.u, packed.unit,
             packed.hr, hs.reshape(-1), cs.reshape(-1), gates.reshape(-1), m.reshape(-1), s.reshape(-1), *y, run.y.first,
             empty(chunk * n.G * n.Hp, dtype), empty(tile, dtype), np.empty(chunk + 6 * rows.size, np.int64),
-            empty(chunk * row_stride(n.I, n.itemsize) if aliased else 0, dtype), np.empty(rows.size, np.bool_), steps, batch, n.I, n.H, n.P, save,
+            empty(chunk * row_stride(n.I, n.itemsize) if aliased else 0, dtype), np.empty(rows.size, np.bool_),
+            steps, batch, n.I, n.H, n.P, save,
         )  # fmt: skip
 
     pool.run([partial(work, *part) for part in row_slices(run.lengths, steps, batch, flops)])

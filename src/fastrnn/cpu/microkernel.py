@@ -135,7 +135,9 @@ def _prefetch(builder: Any, pointer: Any) -> None:
     """Ask for the line that `pointer` points to, to write to it."""
     i32 = ir.IntType(32)
     byte = builder.bitcast(pointer, ir.IntType(8).as_pointer())
-    function = builder.module.declare_intrinsic("llvm.prefetch", (), ir.FunctionType(ir.VoidType(), [byte.type, i32, i32, i32]))
+    function = builder.module.declare_intrinsic(
+        "llvm.prefetch", (), ir.FunctionType(ir.VoidType(), [byte.type, i32, i32, i32])
+    )
     builder.call(function, [byte, i32(1), i32(3), i32(1)])
 
 

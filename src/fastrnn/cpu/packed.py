@@ -41,12 +41,12 @@ class Sizes(NamedTuple):
     @property
     def Ps(self) -> int:
         """Distance of rows of Pp elements."""
-        return row_stride(self.Pp, self.itemsize)
+        return int(row_stride(self.Pp, self.itemsize))
 
     @property
     def Hs(self) -> int:
         """Distance of rows of Hp elements."""
-        return row_stride(self.Hp, self.itemsize)
+        return int(row_stride(self.Hp, self.itemsize))
 
     def padded(self, n: int) -> int:
         """Return n in whole blocks."""
@@ -71,8 +71,8 @@ class Packed:
         self.loop = build.load("loop", cell)
         self.rendering: Rendering = self.loop.CELL
         self.sizes = Sizes(
-            self.dtype.itemsize, weights.ih.shape[1], len(cell.gates), weights.ih.shape[0] // len(cell.gates), weights.hh.shape[1],
-            2 * vector_bytes() // self.dtype.itemsize,
+            self.dtype.itemsize, weights.ih.shape[1], len(cell.gates), weights.ih.shape[0] // len(cell.gates),
+            weights.hh.shape[1], 2 * vector_bytes() // self.dtype.itemsize,
         )  # fmt: skip
         n, w = self.sizes, weights
         self.w, self.u, self.hr = aligned(

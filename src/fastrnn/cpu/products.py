@@ -58,7 +58,8 @@ def after_loop(
 ) -> Weights:
     """Write or add to dx and return the gradients of the weights.
 
-    planes: [T, B, Ls], rows [planes, Hp] at the distance Ls. dproj: [T, B, Pp] with a projection. Rows of steps that do not exist are never read.
+    planes: [T, B, Ls], rows [planes, Hp] at the distance Ls. dproj: [T, B, Pp] with a projection. Rows of steps that
+    do not exist are never read.
     """
     n, r, w, dtype = packed.sizes, packed.rendering, packed.weights, packed.dtype
     x, dx_flat, at = _places(run, dx, n)
