@@ -172,6 +172,27 @@ def test_padding_reaches_nothing(case: Case) -> None:
             assert value[~padding].any()
 
 
+@pytest.mark.parametrize("case", PADDED, ids=str)
+@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")  # of NumPy, in the reference
+def test_the_state_of_an_empty_sequence_reaches_nothing(case: Case) -> None:
+    layer, problem = make_layer(case), draw(case)
+    assert problem.lengths is not None
+    (row,) = np.flatnonzero(problem.lengths == 0)
+
+    def with_state(value: float) -> dict[str, np.ndarray]:
+        parts = [part.copy() for part in (problem.state if case.cell_state else [problem.state])]
+        for part in parts:
+            part[:, row] = value
+        state = tuple(parts) if case.cell_state else parts[0]
+        return evaluate(layer, case, replace(problem, state=state))
+
+    got, want = with_state(np.nan), with_state(0.0)
+    for name in ("h_n", "c_n") if case.cell_state else ("h_n",):
+        assert np.isnan(got[name][:, row]).all()
+        got[name][:, row] = 0
+    same_bits(got, want)
+
+
 @pytest.mark.parametrize("case", cases({"lengths": "random"}, EVERYTHING), ids=str)
 def test_each_sequence_of_a_padded_batch_is_as_if_alone(case: Case) -> None:
     layer, problem = make_layer(case), filled(case, draw(case), np.nan)

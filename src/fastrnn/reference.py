@@ -80,10 +80,10 @@ def recur_forward(cell: Cell, packed: Weights, run: Run, save: bool) -> Final:
         ah, s = _recurrent(xp, cell, w, ax[t], h)
         step = cell.forward(xp, ax[t], ah, h, c)
         h_new = step.h if w.hr is None else step.h @ w.hr.T
-        if kept is not None:
-            _keep(kept, t, cell, h, c, step.h, step.c, s)
-            kept.gates[t] = step.saved
         here = True if valid is None else valid[t]
+        if kept is not None:
+            _keep(xp, kept, t, here, h, c, step.h, step.c, s)
+            kept.gates[t] = step.saved
         run.y.view[t] = xp.where(here, h_new, 0)
         h = xp.where(here, h_new, h)
         c = None if c is None else xp.where(here, step.c, c)
@@ -140,13 +140,14 @@ def _empty_saved(xp: ModuleType, cell: Cell, run: Run, hidden: int) -> Saved:
 
 
 def _keep(
-    kept: Saved, t: int, cell: Cell, h_prev: Array, c_prev: Array | None, h: Array, c: Array | None, s: Array
-) -> None:
-    kept.h_prev[t], kept.h[t] = h_prev, h
-    if c_prev is not None:
-        kept.c_prev[t], kept.c[t] = c_prev, c
-    if cell.gated is not None:
-        kept.gated[t] = s
+    xp: ModuleType, kept: Saved, t: int, here: Array | bool, h_prev: Array, c_prev: Array | None, h: Array,
+    c: Array | None, s: Array,
+) -> None:  # fmt: skip
+    """Zeros where the step does not exist: a NaN there must not reach a sum over T*B as 0 * NaN."""
+    into = (kept.h_prev, kept.c_prev, kept.h, kept.c, kept.gated)
+    for array, value in zip(into, (h_prev, c_prev, h, c, s), strict=True):
+        if array.size:
+            array[t] = xp.where(here, value, 0)
 
 
 def recur_backward(
@@ -171,7 +172,7 @@ def recur_backward(
         alive = here if run.clear is None else here & ~run.clear[t][:, None]
         every_gate = True if valid is None else valid[t][..., None]
         dax[t], dah[t] = xp.where(every_gate, step.dax, 0), xp.where(every_gate, step.dah, 0)
-        dh_prev = _recurrent_backward(xp, cell, w, saved, t, dax, dah)
+        dh_prev = _recurrent_backward(xp, cell, w, saved, t, here, dax, dah)
         if step.dh_prev is not None:
             dh_prev = dh_prev + step.dh_prev
         dh = _pass_on(xp, here, alive, dh_prev, dh)
@@ -187,7 +188,9 @@ def _pass_on(xp: ModuleType, here: Array | bool, alive: Array | bool, d_prev: Ar
     return result
 
 
-def _recurrent_backward(xp: ModuleType, cell: Cell, w: Weights, saved: Saved, t: int, dax: Array, dah: Array) -> Array:
+def _recurrent_backward(
+    xp: ModuleType, cell: Cell, w: Weights, saved: Saved, t: int, here: Array | bool, dax: Array, dah: Array
+) -> Array:
     """Gradient of h_prev through the recurrent product(s); fills in gate 0 where it waits for a gated state."""
     batch, gates, hidden = dah.shape[1:]
     if cell.gated is None:
@@ -196,7 +199,7 @@ def _recurrent_backward(xp: ModuleType, cell: Cell, w: Weights, saved: Saved, t:
     last = (gates - 1) * hidden
     ds = dah[t, :, -1] @ w.hh[last:]
     da, dh = cell.gated.backward(xp, saved.gates[t], saved.h_prev[t], ds)
-    dax[t, :, 0] = dah[t, :, 0] = da
+    dax[t, :, 0] = dah[t, :, 0] = xp.where(here, da, 0)
     result: Array = dh + dah[t, :, :-1].reshape(batch, last) @ w.hh[:last]
     return result
 
