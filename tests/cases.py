@@ -21,6 +21,9 @@ LAYERS: dict[str, Callable[..., Any]] = {
     "rnn_relu": lambda *a, **k: fastrnn.RNN(*a, nonlinearity="relu", **k),
     "rnn_identity": lambda *a, **k: fastrnn.RNN(*a, nonlinearity="identity", **k),
     "lstm": fastrnn.LSTM,
+    "lstm_peephole": lambda *a, **k: fastrnn.LSTM(*a, peephole=True, **k),
+    "lstm_coupled": lambda *a, **k: fastrnn.LSTM(*a, coupled=True, **k),
+    "lstm_coupled_peephole": lambda *a, **k: fastrnn.LSTM(*a, coupled=True, peephole=True, **k),
     "gru": fastrnn.GRU,
     "gru_reset_before": lambda *a, **k: fastrnn.GRU(*a, reset_after=False, **k),
 }

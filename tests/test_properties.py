@@ -508,3 +508,46 @@ def test_dropout_repeats_by_call_and_acts_only_in_training(case: Case) -> None:
     assert not np.array_equal(first, without)
     with fastrnn.use_backend(case.backend):
         assert_same_bits("a plain call", layer(problem.x, lengths=problem.lengths, reset=problem.reset)[0], without)
+
+
+# Degenerate options
+
+
+def equal_up_to_rounding(case: Case, got: dict[str, np.ndarray], want: dict[str, np.ndarray]) -> None:
+    for name, value in want.items():
+        close(case, name, got[name], value)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("coupled", ["", "_coupled"])
+def test_zero_peepholes_are_none(backend: str, coupled: str) -> None:
+    case = Case(f"lstm{coupled}_peephole", backend, "float32", H=21, **EVERYTHING)
+    plain = replace(case, cell=f"lstm{coupled}")
+    layer, bare, problem = make_layer(case), make_layer(plain), draw(case)
+    zeros = {name: np.zeros_like(value) for name, value in layer.params.items() if name.startswith("weight_p")}
+    assert len(zeros) == 4
+    layer.update({**bare.params, **zeros})
+    got, want = evaluate(layer, case, problem), evaluate(bare, plain, problem)
+    assert all(got[f"d {name}"].any() for name in zeros)
+    same_bits({name: got[name] for name in want}, want)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("peephole", ["", "_peephole"])
+def test_coupled_gates_are_an_lstm_whose_input_gate_is_the_negated_forget_gate(backend: str, peephole: str) -> None:
+    case = Case(f"lstm_coupled{peephole}", backend, "float64", H=21, **EVERYTHING)
+    plain = replace(case, cell=f"lstm{peephole}")
+    layer, full, problem = make_layer(case), make_layer(plain), draw(case)
+
+    def negated(value: np.ndarray, rows: int) -> np.ndarray:
+        return np.concatenate((-value[:rows], value))  # sigma(-a) = 1 - sigma(a)
+
+    def rows_of(name: str) -> int:
+        return 1 if name.startswith("weight_p") else case.H
+
+    full.update({name: negated(value, rows_of(name)) for name, value in layer.params.items()})
+    got, want = evaluate(layer, case, problem), evaluate(full, plain, problem)
+    for name in layer.params:
+        d, rows = want[f"d {name}"], rows_of(name)
+        want[f"d {name}"] = np.concatenate((d[rows : 2 * rows] - d[:rows], d[2 * rows :]))
+    equal_up_to_rounding(case, got, want)

@@ -22,7 +22,7 @@ from fastrnn.stream import Stream
 S = TypeVar("S")
 PUBLIC = {
     "input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional", "proj_size",
-    "nonlinearity", "reset_after", "dtype", "device", "seed",
+    "nonlinearity", "reset_after", "peephole", "coupled", "dtype", "device", "seed",
 }  # fmt: skip
 
 
@@ -144,7 +144,7 @@ class _Recurrent(Generic[S]):
         network = self._network
         return initialisation.shapes(
             self.input_size, self.hidden_size, self.proj_size, len(network.cell.gates), self.num_layers,
-            network.num_directions, self.bias,
+            network.num_directions, self.bias, network.cell.unit_parameters,
         )  # fmt: skip
 
     @property
@@ -288,7 +288,9 @@ class _Recurrent(Generic[S]):
     def _names(self) -> list[tuple[str | None, ...]]:
         """Names of the parameters, one entry a layer and direction."""
         return [
-            initialisation.names(layer, direction, self.bias, self.proj_size > 0)
+            initialisation.names(
+                layer, direction, self.bias, self.proj_size > 0, self._network.cell.unit_parameters > 0
+            )
             for layer in range(self.num_layers)
             for direction in range(self._network.num_directions)
         ]
@@ -321,7 +323,8 @@ class _Recurrent(Generic[S]):
     def __repr__(self) -> str:
         shown = [f"{self.input_size}, {self.hidden_size}"]
         defaults = {"num_layers": 1, "nonlinearity": "tanh", "bias": True, "batch_first": False, "dropout": 0.0,
-                    "bidirectional": False, "proj_size": 0, "reset_after": True, "dtype": "float32"}  # fmt: skip
+                    "bidirectional": False, "proj_size": 0, "reset_after": True, "peephole": False,
+                    "coupled": False, "dtype": "float32"}  # fmt: skip
         shown += [
             f"{name}={self._arguments[name]!r}"
             for name, default in defaults.items()
@@ -339,16 +342,19 @@ class LSTM(_Recurrent[tuple[Array, Array]]):
 
         i, f, o = sigma(W x_t + b_ih + U h_{t-1} + b_hh)    g = tanh(the same)
         c_t = f * c_{t-1} + i * g                           h_t = o * tanh(c_t)     (then W_hr h_t with proj_size)
+        peephole: i and f see p * c_{t-1}, o sees p * c_t   coupled: i = 1 - f
 
     Args:
         input_size: I. hidden_size: H. num_layers: L. bias: whether b_ih and b_hh exist.
         batch_first: x and y as [B, T, ...]; states stay [L*D, B, ...].
         dropout: rate between layers, in [0, 1), in training calls only. bidirectional: D = 2.
         proj_size: P; 0 means no projection, h is then H wide.
+        peephole: whether i, f and o see the cell state, through weight_p_l0 [3, H], rows i f o ("dense", a matrix
+        instead, does not exist in this version). coupled: i = 1 - f; the gates are f g o, the peepholes' rows f o.
         forget_bias: v sets the forget part of bias_ih to v and of bias_hh to 0.
         init: "uniform" (torch's), "xavier", "orthogonal", "identity". dtype: "float32" or "float64".
         seed: 64-bit seed of the initial values and of the dropout masks; drawn at random if None.
-        peephole, coupled, recurrent, layer_norm, zoneout, recurrent_dropout, precision, save: fixed at these values
+        recurrent, layer_norm, zoneout, recurrent_dropout, precision, save: fixed at these values
         in this version, others are refused by name.
 
     Raises:
@@ -369,7 +375,7 @@ class LSTM(_Recurrent[tuple[Array, Array]]):
 
     @staticmethod
     def _cell(arguments: Mapping[str, Any]) -> str:
-        return "lstm"
+        return f"lstm{'_coupled' * arguments['coupled']}{'_peephole' * arguments['peephole']}"
 
 
 class GRU(_Recurrent[Array]):

@@ -30,6 +30,7 @@ class Weights(NamedTuple):
     b_ih: Array | None  # [G*H]
     b_hh: Array | None  # [G*H]
     hr: Array | None  # [P, H], the projection
+    p: Array | None = None  # [N, H], unit parameters of the cell
 
 
 class Columns(NamedTuple):

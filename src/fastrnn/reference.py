@@ -78,7 +78,7 @@ def recur_forward(cell: Cell, packed: Weights, run: Run, save: bool) -> Final:
             h = xp.where(run.clear[t][:, None], 0, h)
             c = None if c is None else xp.where(run.clear[t][:, None], 0, c)
         ah, s = _recurrent(xp, cell, w, ax[t], h)
-        step = cell.forward(xp, ax[t], ah, h, c)
+        step = cell.forward(xp, ax[t], ah, h, c, w.p)
         h_new = step.h if w.hr is None else step.h @ w.hr.T
         here = True if valid is None else valid[t]
         if kept is not None:
@@ -161,6 +161,7 @@ def recur_backward(
     dc = None if run.c0 is None else xp.zeros_like(run.c0) if given.c_n is None else given.c_n
     dax: Array = xp.empty((steps, batch, len(cell.gates), hidden), run.x.dtype)
     dah, dproj = xp.empty_like(dax), xp.empty_like(saved.h_prev)
+    dp = None if w.p is None else xp.zeros((batch, *w.p.shape), run.x.dtype)
     for t in list(run.steps())[::-1]:
         here = True if valid is None else valid[t]
         dh_t = dh if given.y is None else dh + xp.where(here, given.y.view[t], 0)
@@ -168,10 +169,12 @@ def recur_backward(
         dproj[t] = xp.where(here, dh_t, 0)
         dh_cell = dh_t if w.hr is None else dh_t @ w.hr
         c_prev, c = (saved.c_prev[t], saved.c[t]) if cell.cell_state else (None, None)
-        step = cell.backward(xp, saved.gates[t], saved.h_prev[t], c_prev, saved.h[t], c, dh_cell, dc_t)
+        step = cell.backward(xp, saved.gates[t], saved.h_prev[t], c_prev, saved.h[t], c, dh_cell, dc_t, w.p)
         alive = here if run.clear is None else here & ~run.clear[t][:, None]
         every_gate = True if valid is None else valid[t][..., None]
         dax[t], dah[t] = xp.where(every_gate, step.dax, 0), xp.where(every_gate, step.dah, 0)
+        if dp is not None:
+            dp += xp.where(every_gate, step.dp, 0)
         dh_prev = _recurrent_backward(xp, cell, w, saved, t, here, dax, dah)
         if step.dh_prev is not None:
             dh_prev = dh_prev + step.dh_prev
@@ -179,7 +182,8 @@ def recur_backward(
         dc = None if dc is None else _pass_on(xp, here, alive, step.dc_prev, dc)
     _input_gradient(xp, w, valid, dax, dx, accumulate)
     x = run.x if valid is None else xp.where(valid, run.x, 0)
-    return Initial(dh, dc, _weight_gradients(xp, cell, w, saved, x, dax, dah, dproj))
+    weights = _weight_gradients(xp, cell, w, saved, x, dax, dah, dproj)
+    return Initial(dh, dc, weights._replace(p=None if dp is None else dp.sum(0)))
 
 
 def _pass_on(xp: ModuleType, here: Array | bool, alive: Array | bool, d_prev: Array | None, d: Array) -> Array:

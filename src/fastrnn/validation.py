@@ -20,8 +20,6 @@ DTYPES = ("float32", "float64")
 INITS = ("uniform", "xavier", "orthogonal", "identity")
 # Options of the public interface that no loop of this version has; each is refused by name unless it has this value.
 NOT_YET: dict[str, Any] = {
-    "peephole": False,
-    "coupled": False,
     "recurrent": "full",
     "layer_norm": False,
     "zoneout": 0.0,
@@ -44,7 +42,9 @@ def constructor(arguments: Mapping[str, Any]) -> dict[str, Any]:
         plain[name] = integer(name, plain[name], 1)
     if "nonlinearity" in arguments:
         choice("nonlinearity", arguments["nonlinearity"], ("tanh", "relu", "identity"))
-    for name in ("bias", "batch_first", "bidirectional", "reset_after"):
+    if plain.get("peephole") == "dense":
+        raise ValueError("peephole: expected False or True, the only values in this version, got 'dense'")
+    for name in ("bias", "batch_first", "bidirectional", "reset_after", "peephole", "coupled"):
         if name in plain:
             plain[name] = boolean(name, plain[name])
     plain["dropout"] = probability("dropout", plain["dropout"])

@@ -127,6 +127,7 @@ def recur_backward(
         dc[:, : n.H] = given.c_n
     planes = empty((steps, batch, row_stride(r.planes * n.Hp, n.itemsize)), dtype)
     dproj = empty((steps, batch, n.Pp) if packed.hr.size else 0, dtype)
+    dp = np.zeros((batch, cell.unit_parameters, n.Hp), dtype)
     back = packed.back
     dy, dcells = _columns(given.y, dtype), _columns(given.cells, dtype)
     clear = _flags(run)
@@ -135,13 +136,16 @@ def recur_backward(
         packed.loop.layer_backward(
             rows, lengths, clear, run.clear is not None, run.reverse, back.u, back.u_gated, back.hr,
             packed.unit, saved.hs.reshape(-1), saved.cs.reshape(-1), saved.gates.reshape(-1), *dy, *dcells,
-            dh.reshape(-1), dc.reshape(-1), planes.reshape(-1), dproj.reshape(-1), empty(rows.size * n.Hp, dtype),
-            empty(rows.size * n.Hp, dtype), empty(rows.size * n.Pp, dtype), np.empty(3 * rows.size, np.int64),
+            dh.reshape(-1), dc.reshape(-1), planes.reshape(-1), dp.reshape(-1), dproj.reshape(-1),
+            empty(rows.size * n.Hp, dtype), empty(rows.size * n.Hp, dtype), empty(rows.size * n.Pp, dtype),
+            np.empty(3 * rows.size, np.int64),
             steps, batch, n.H, n.P,
         )  # fmt: skip
 
     pool.run([partial(work, *part) for part in row_slices(run.lengths, steps, batch, 2.0 * n.G * n.H * n.P)])
     weights = products.after_loop(packed, run, saved, planes.reshape(-1), dproj.reshape(-1), dx, accumulate)
+    if cell.unit_parameters:
+        weights = weights._replace(p=dp.sum(axis=0)[:, : n.H])
     return Initial(dh[:, : n.P], dc[:, : n.H] if cell.cell_state else None, weights)
 
 

@@ -22,12 +22,13 @@ from fastrnn.cpu.blocked import FEW_ROWS, product, row_stride, wide_product
 from fastrnn.cpu.build import kernel
 from fastrnn.cpu.cells.lstm import LSTM as CELL
 from fastrnn.cpu.microkernel import unit_block
-from fastrnn.cpu.vector import load, load_tuple, splat, store, store_tuple
+from fastrnn.cpu.vector import add_tuple, load, load_tuple, splat, store, store_tuple
 
 cell_forward, cell_backward = CELL.forward, CELL.backward
 gate: Any = CELL.gate  # None but for a gated cell, where alone it is called
 gate_backward: Any = CELL.gate_backward
 GATES, SAVED, PLANES, UNITS = CELL.gates, CELL.saved, CELL.planes, CELL.units
+PARAMETERS = CELL.units - CELL.separate  # of the vectors in `unit`
 DAH_FIRST, DAH_LAST = CELL.dah_first, CELL.dah_first + CELL.gates - 1
 CELL_STATE, READS_H, GATED = CELL.cell_state, CELL.reads_h, CELL.gate is not None
 ROWS_AT_ONCE = 96  # of an input product: their block of K_BLOCK stays in the second-level cache
@@ -261,6 +262,7 @@ def layer_backward(
     dh: Any,  # [B, Pp]: in the gradient of the final state, out that of the initial one
     dc: Any,  # [B, Hp] likewise
     planes: Any,  # [T, B, Ls]: [planes, Hp]
+    dp: Any,  # [B, parameters, Hp], zeros before: each row's part of the gradient of the unit parameters
     dproj: Any,  # [T, B, Pp], gradient of the projected h, with a projection only
     dm: Any, ds: Any, back: Any,  # scratch [n, Hp], [n, Hp], [n, Pp]
     offsets: Any,  # scratch [3n] int64
@@ -301,10 +303,12 @@ def layer_backward(
                 c = load(cs, (after * B + b) * Hp + column) if CELL_STATE else nothing
                 dc_row = load(dc, b * Hp + column) if CELL_STATE else nothing
                 dh_row = load(dm, i * Hp + column) if projected else load(dh, b * Pp + column)
-                da, direct, dc_row = cell_backward(
+                da, direct, dc_row, dp_row = cell_backward(
                     kept, h_prev, c_prev, c, dh_row, dc_row, load_tuple(unit, column, Hp, UNITS)
                 )
                 store_tuple(planes, (t * B + b) * Ls + column, Hp, da)
+                if PARAMETERS:
+                    add_tuple(dp, b * PARAMETERS * Hp + column, Hp, dp_row)
                 if CELL_STATE:
                     store(dc, b * Hp + column, dc_row)
                 if not projected:

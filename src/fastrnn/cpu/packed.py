@@ -86,7 +86,7 @@ class Packed:
         self.bias, self.unit = self._biases()
 
     def _biases(self) -> tuple[Array, Array]:
-        """bias [G, Hp]: b_ih plus the b_hh that may be added to it; unit [units, Hp]: the other b_hh."""
+        """bias [G, Hp]: b_ih and the b_hh that may be added to it; unit [units, Hp]: other b_hh, unit parameters."""
         n, w = self.sizes, self.weights
         bias, unit = np.zeros((n.G, n.Hp), self.dtype), np.zeros((self.rendering.units, n.Hp), self.dtype)
         if w.b_ih is not None and w.b_hh is not None:
@@ -95,6 +95,8 @@ class Packed:
             for k, name in enumerate(self.cell.separate):
                 gate = self.cell.gates.index(name)
                 bias[gate, : n.H], unit[k, : n.H] = b_ih[gate], b_hh[gate]
+        if w.p is not None:
+            unit[len(self.cell.separate) :, : n.H] = w.p
         return bias.reshape(-1), unit.reshape(-1)
 
     @cached_property
