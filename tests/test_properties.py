@@ -234,7 +234,7 @@ def test_backward_is_pure(case: Case) -> None:
     copy = problem.astype(case.dtype)
     with fastrnn.use_backend(case.backend):
         result = layer.forward(
-            problem.x, problem.state, lengths=problem.lengths, reset=problem.reset, training=case.dropout > 0
+            problem.x, problem.state, lengths=problem.lengths, reset=problem.reset, training=case.is_training
         )
     given = upstream(case, problem)
     first, second = result.backward(*given), result.backward(*given)
@@ -367,6 +367,10 @@ CHOICES: dict[str, tuple[Any, ...]] = {  # the first is the default
     "batch_first": (False, True),
     "proj_size": (0, 1, 5),
     "dropout": (0.0, 0.3),
+    "zoneout": (0.0, 0.2),
+    "recurrent_dropout": (0.0, 0.25),
+    "recurrent": ("full", "diagonal", "mask"),
+    "training": (False, True),
     "lengths": ("none", "random", "full", "zero"),
     "reset": ("none", "random", "first", "all"),
     "state": ("none", "given", "h"),
@@ -385,7 +389,10 @@ def possible(options: dict[str, Any]) -> bool:
     needs_cell_state = any(options.get(name) in values for name, values in of_cell_state.items())
     unbatched_lengths = options.get("unbatched") and options.get("lengths", "none") != "none"
     pointless_dropout = options.get("dropout") and options.get("num_layers", 2) == 1
-    return not (needs_cell_state and not cell_state) and not unbatched_lengths and not pointless_dropout
+    implied_training = options.get("dropout") and options.get("training")
+    projected_mask = options.get("proj_size") and options.get("recurrent", "full") != "full"
+    without_c = needs_cell_state and not cell_state
+    return not (without_c or unbatched_lengths or pointless_dropout or implied_training or projected_mask)
 
 
 ALL_PAIRS = {
@@ -405,7 +412,7 @@ def option_draws(draw_from: st.DrawFn) -> dict[str, Any]:
     for name in draw_from(st.permutations([name for name in CHOICES if name not in options])):
         if not possible({**options, name: drawn[name]}) and name in ("proj_size", "state", "losses"):
             options["cell"] = "lstm"
-        if not possible({**options, name: drawn[name]}) and name == "dropout":
+        if not possible({**options, name: drawn[name]}) and name == "dropout" and not options.get("training"):
             options["num_layers"] = 2
         options[name] = drawn[name] if possible({**options, name: drawn[name]}) else CHOICES[name][0]
     return {name: options[name] for name in CHOICES}
@@ -431,7 +438,7 @@ def check_fuzz(options: dict[str, Any], sizes: dict[str, int], seed: int) -> Non
     assert_results(case, problem, got, want)
     with use_threads(1):
         same_bits(evaluate(layer, case, problem), got)
-        if not case.dropout:
+        if not case.is_training:
             y, state = layer(problem.x, problem.state, lengths=problem.lengths, reset=problem.reset)
             same_bits({"y": y} | by_name(case, state), {name: got[name] for name in ("y", *by_name(case, state))})
 

@@ -25,7 +25,7 @@ def names(layer: int, direction: int, bias: bool, projection: bool, units: bool)
 
 def shapes(
     input_size: int, hidden_size: int, proj_size: int, gates: int, num_layers: int, num_directions: int, bias: bool,
-    unit_parameters: int,
+    unit_parameters: int, diagonal: bool,
 ) -> Iterator[tuple[str, tuple[int, ...]]]:  # fmt: skip
     """Yield the name and shape of every parameter."""
     output = proj_size or hidden_size
@@ -35,7 +35,7 @@ def shapes(
             n = names(layer, direction, bias, proj_size > 0, unit_parameters > 0)
             rows = gates * hidden_size
             every = (
-                (rows, inputs), (rows, output), (rows,), (rows,), (proj_size, hidden_size),
+                (rows, inputs), (rows,) if diagonal else (rows, output), (rows,), (rows,), (proj_size, hidden_size),
                 (unit_parameters, hidden_size),
             )  # fmt: skip
             for name, shape in zip(n, every, strict=True):
@@ -48,11 +48,16 @@ def initialise(name: str, shape: tuple[int, ...], hidden_size: int, init: str, r
 
     "uniform": U(-1/sqrt(H), 1/sqrt(H)) for all, as torch. The others have zero biases and peepholes and, gate by gate,
     "xavier": U(-a, a), a = sqrt(6 / (rows + columns)); "orthogonal": U orthogonal, the rest xavier;
-    "identity": U the identity, the rest xavier.
+    "identity": U the identity, the rest xavier. A diagonal U has xavier's bound of the full matrix, random signs
+    (orthogonal) or ones.
     """
     if init == "uniform":
         bound = 1 / math.sqrt(hidden_size)
         return rng.uniform(-bound, bound, shape)
+    if name.startswith("weight_hh") and len(shape) == 1:
+        if init == "xavier":
+            return _xavier((hidden_size, hidden_size), rng, shape)
+        return np.ones(shape) if init == "identity" else rng.choice(np.array([-1.0, 1.0]), shape)
     if len(shape) == 1 or name.startswith("weight_p"):
         return np.zeros(shape)
     if name.startswith("weight_hr"):
@@ -65,9 +70,10 @@ def initialise(name: str, shape: tuple[int, ...], hidden_size: int, init: str, r
     return np.concatenate([make(block, rng) for _ in range(gates)])
 
 
-def _xavier(shape: tuple[int, ...], rng: np.random.Generator) -> Array:
-    bound = math.sqrt(6 / sum(shape))
-    return rng.uniform(-bound, bound, shape)
+def _xavier(matrix: tuple[int, ...], rng: np.random.Generator, shape: tuple[int, ...] | None = None) -> Array:
+    """Values [shape] as for a matrix of this shape."""
+    bound = math.sqrt(6 / sum(matrix))
+    return rng.uniform(-bound, bound, shape or matrix)
 
 
 def _orthogonal(shape: tuple[int, ...], rng: np.random.Generator) -> Array:
