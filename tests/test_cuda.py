@@ -16,18 +16,18 @@ import ml_dtypes  # noqa: F401  # gives NumPy bfloat16
 import numpy as np
 import pytest
 from cases import (
-    CELLS,
+    CUDA_CELLS,
     DTYPES,
     FUNCTIONS,
     Case,
     Problem,
     assert_results,
     by_name,
+    cuda_cases,
     draw,
     evaluate,
     expected,
     make_layer,
-    option_cases,
     without_reference,
 )
 from tolerance import assert_close, assert_same_bits, rounding
@@ -76,8 +76,13 @@ def evaluate_on_device(case: Case, problem: Problem, layer: Any = None) -> dict[
 
 SIZES = [(1, 2, 5, 1), (2, 33, 1, 7), (7, 3, 33, 33), (2, 1, 5, 257), (5, 5, 4, 64)]
 CASES = [
-    *(case for dtype in DTYPES for _, case in option_cases("cuda", dtype)),
-    *(Case(cell, "cuda", dtype, *size, seed=k) for dtype in DTYPES for cell in CELLS for k, size in enumerate(SIZES)),
+    *(case for dtype in DTYPES for _, case in cuda_cases(dtype)),
+    *(
+        Case(cell, "cuda", dtype, *size, seed=k)
+        for dtype in DTYPES
+        for cell in CUDA_CELLS
+        for k, size in enumerate(SIZES)
+    ),
 ]
 SOME = ("plain", "everything", "projection-everything", "reset-lengths-bidirectional")
 
@@ -89,7 +94,7 @@ def test_agrees_with_the_reference(case: Case, cupy: ModuleType) -> None:
     assert_results(case, problem, evaluate_on_device(case, problem), want)
 
 
-@pytest.mark.parametrize("case", [case for dtype in SIXTEEN for name, case in option_cases("cuda", dtype)], ids=str)
+@pytest.mark.parametrize("case", [case for dtype in SIXTEEN for name, case in cuda_cases(dtype)], ids=str)
 def test_16_bit_types_agree_with_the_reference(case: Case, cupy: ModuleType) -> None:
     problem = draw(case)
     want = expected(case, problem)
@@ -101,7 +106,7 @@ def test_16_bit_types_agree_with_the_reference(case: Case, cupy: ModuleType) -> 
     [
         replace(case, H=24, proj_size=8 if case.proj_size else 0)
         for dtype in ALL_DTYPES
-        for name, case in option_cases("cuda", dtype)
+        for name, case in cuda_cases(dtype)
         if name in SOME
     ],
     ids=str,
@@ -133,7 +138,7 @@ def test_rows_that_are_no_whole_vectors_are_taken_one_by_one() -> None:
     assert_results(case, problem, evaluate_on_device(case, problem), expected(case, problem))
 
 
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("cell", CUDA_CELLS)
 @pytest.mark.parametrize(("T", "B"), [(0, 3), (4, 0)])
 def test_nothing_to_do(cell: str, T: int, B: int, cupy: ModuleType) -> None:
     case = Case(cell, "cuda", T=T, B=B, bidirectional=True)
@@ -141,7 +146,7 @@ def test_nothing_to_do(cell: str, T: int, B: int, cupy: ModuleType) -> None:
     assert_results(case, problem, evaluate_on_device(case, problem), expected(case, problem))
 
 
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("cell", CUDA_CELLS)
 def test_a_call_that_saves_nothing_has_the_same_bits(cell: str, cupy: ModuleType) -> None:
     case = Case(cell, "cuda", T=6, lengths="random", reset="random", bidirectional=True, num_layers=2)
     layer, problem = make_layer(case, device="cuda:0"), on_device(draw(case))
@@ -153,7 +158,7 @@ def test_a_call_that_saves_nothing_has_the_same_bits(cell: str, cupy: ModuleType
 
 
 def test_padding_reaches_nothing(cupy: ModuleType) -> None:
-    for cell in CELLS:
+    for cell in CUDA_CELLS:
         case = Case(cell, "cuda", T=6, B=4, lengths="random", bidirectional=True)
         problem, layer = draw(case), make_layer(case, device="cuda:0")
         want = evaluate_on_device(case, problem, layer)
@@ -166,7 +171,7 @@ def test_padding_reaches_nothing(cupy: ModuleType) -> None:
 
 
 def test_backward_is_pure(cupy: ModuleType) -> None:
-    for cell in CELLS:
+    for cell in CUDA_CELLS:
         case = Case(cell, "cuda", reset="random", num_layers=2)
         problem = on_device(draw(case))
         y, _, backward = make_layer(case, device="cuda:0").forward(problem.x, problem.state, reset=problem.reset)
@@ -179,9 +184,9 @@ def test_backward_is_pure(cupy: ModuleType) -> None:
 
 
 @pytest.mark.parametrize("dtype", [*DTYPES, "float16"])
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("cell", CUDA_CELLS)
 def test_a_stream_equals_the_whole_sequence(cell: str, dtype: str, cupy: ModuleType) -> None:
-    case = Case(cell, "cuda", dtype, T=6, num_layers=2, proj_size=3 if CELLS[cell].cell_state else 0)
+    case = Case(cell, "cuda", dtype, T=6, num_layers=2, proj_size=3 if CUDA_CELLS[cell].cell_state else 0)
     layer, problem = make_layer(case, device="cuda:0"), on_device(draw(case))
     y, state = layer(problem.x, problem.state)
     with layer.stream(case.B) as stream:
@@ -253,6 +258,33 @@ def test_arrays_and_layers_must_be_on_the_same_device(cupy: ModuleType) -> None:
         on_cpu.to("cuda:1")
     with pytest.raises(TypeError, match="dtype: expected one of float32, float64 on the CPU"):
         fastrnn.GRU(3, 4, seed=0, device="cuda:0", dtype="float16").to("cpu")
+
+
+@pytest.mark.parametrize(
+    "options", [{"peephole": True}, {"recurrent": "diagonal"}, {"zoneout": (0.0, 0.1)}, {"recurrent_dropout": 0.5}],
+    ids=str,
+)  # fmt: skip
+def test_what_the_gpu_does_not_have_is_refused_by_name(options: Any, cupy: ModuleType) -> None:
+    name = next(iter(options))
+    with pytest.raises(ValueError, match=f"{name}: expected .*, the only value on a GPU in this version, got "):
+        fastrnn.LSTM(3, 4, seed=0, device="cuda:0", **options)
+    layer = fastrnn.LSTM(3, 4, seed=0, **options)
+    with pytest.raises(ValueError, match=f"{name}: expected"):
+        layer.to("cuda:0")
+    assert layer.device == "cpu"
+    layer(np.zeros((2, 1, 3), np.float32))  # as before
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_mask_on_the_recurrent_weights_moves_with_the_layer(dtype: str, cupy: ModuleType) -> None:
+    mask = np.random.default_rng(0).random((5, 5)) < 0.5
+    layer = fastrnn.GRU(3, 5, seed=0, device="cuda:0", dtype=dtype, recurrent=mask)
+    layer.update({"weight_hh_l0": cupy.ones((15, 5), dtype)})
+    cupy_standin.waits.clear()
+    grads = layer.forward(cupy.ones((4, 2, 3), dtype)).backward(cupy.ones((4, 2, 5), dtype))
+    assert cupy_standin.waits == []
+    for array in (layer.params["weight_hh_l0"], grads.params["weight_hh_l0"]):
+        np.testing.assert_array_equal(array._host != 0, np.tile(mask, (3, 1)))
 
 
 def test_the_reference_runs_on_the_gpus_arrays(cupy: ModuleType) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from fastrnn import validation
 from fastrnn.arrays import Array, module_of, on
 from fastrnn.recurrence import Backend, Stepper
-from fastrnn.sequence import Network
+from fastrnn.sequence import Network, zone
 
 
 class Stream:
@@ -26,11 +26,12 @@ class Stream:
         validation.integer("batch", batch, 1)
         self._network, self._dtype, self._device = network, np.dtype(dtype), device
         self._layers: list[Stepper] = []
+        xp = module_of(device)
         with on(device):
-            self._x = module_of(device).empty((batch, input_size), dtype)
+            self._x = xp.empty((batch, input_size), dtype)
             for layer in packed:
                 source = self._layers[-1].y if self._layers else self._x
-                self._layers.append(backend.stepper(network.cell, layer, source))
+                self._layers.append(backend.stepper(network.cell, layer, source, zone(xp, network, dtype)))
         self._open = True
 
     def __enter__(self) -> Stream:
@@ -54,8 +55,10 @@ class Stream:
         """Go on from this state, given as the layer returns it; None stands for zeros.
 
         Raises:
+            RuntimeError: the stream is closed.
             ShapeError, TypeError: the state is not as expected; the stream's own then stays as it was.
         """
+        self._check_open("set_state")
         network = self._network
         h, c = validation.pair(
             "state", "_0", state, network.num_layers, self._x.shape[0], network.output_size, network.hidden_size,
@@ -79,8 +82,7 @@ class Stream:
         Raises:
             RuntimeError: the stream is closed. ShapeError, TypeError: x is not as expected.
         """
-        if not self._open:
-            raise RuntimeError("step: expected an open stream, got one whose `with` block has ended")
+        self._check_open("step")
         x = validation.array("x", x, self._dtype, self._x.shape, self._device)
         with on(self._device):
             self._x[...] = x
@@ -88,3 +90,7 @@ class Stream:
                 layer.step()
         y: Array = self._layers[-1].y
         return y
+
+    def _check_open(self, what: str) -> None:
+        if not self._open:
+            raise RuntimeError(f"{what}: expected an open stream, got one whose `with` block has ended")

@@ -13,6 +13,9 @@ from fastrnn.bench.problem import Problem
 
 LAYERS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {  # registry key: layer class and its options
     "lstm": (fastrnn.LSTM, {}),
+    "lstm_peephole": (fastrnn.LSTM, {"peephole": True}),
+    "lstm_coupled": (fastrnn.LSTM, {"coupled": True}),
+    "lstm_coupled_peephole": (fastrnn.LSTM, {"coupled": True, "peephole": True}),
     "gru": (fastrnn.GRU, {}),
     "gru_reset_before": (fastrnn.GRU, {"reset_after": False}),
     "rnn_tanh": (fastrnn.RNN, {"nonlinearity": "tanh"}),

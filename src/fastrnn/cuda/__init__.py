@@ -18,13 +18,15 @@ from fastrnn.cuda.forward import Saved, States, allocate, forward_steps, input_p
 from fastrnn.cuda.packed import Packed, pack
 from fastrnn.cuda.stepper import Stepper
 from fastrnn.philox import MASK
-from fastrnn.recurrence import Final, Run
+from fastrnn.recurrence import Final, Run, Zone
 
 __all__ = ["cells", "pack", "random_words", "recur_backward", "recur_forward", "stepper"]
 
 
 def recur_forward(cell: Cell, packed: Packed, run: Run, save: bool) -> Final:
     """Run the recurrence; see fastrnn.recurrence."""
+    assert run.keep is None, "refused before"
+    assert run.zone is None, "refused before"
     steps, batch = run.x.shape[:2]
     taken = places.take(cell, packed, run, save)
     if taken is None:
@@ -61,8 +63,9 @@ def cells(cell: Cell, packed: Packed, run: Run, saved: Saved) -> Array:
     return c
 
 
-def stepper(cell: Cell, packed: Packed, x: Array) -> Stepper:
+def stepper(cell: Cell, packed: Packed, x: Array, zone: Zone | None) -> Stepper:
     """One layer of a stream that reads x [B, I]."""
+    assert zone is None, "refused before"
     return Stepper(cell, packed, x)
 
 

@@ -38,7 +38,13 @@ def widths(dtype: str) -> tuple[int, int]:
 
 def variants() -> list[Variant]:
     """Return every variant there is."""
-    return [Variant(cell, dtype, width) for cell in CELLS for dtype in SCALARS for width in widths(dtype)]
+    return [
+        Variant(name, dtype, width)
+        for name, cell in CELLS.items()
+        if cell.cuda is not None
+        for dtype in SCALARS
+        for width in widths(dtype)
+    ]
 
 
 @cache
@@ -72,6 +78,7 @@ def expand(name: str, seen: set[Path] | None = None) -> str:
 def assemble(variant: Variant) -> str:
     """Return the source of all kernels of a variant."""
     cell = CELLS[variant.cell]
+    assert cell.cuda is not None, "refused before"
     file, struct = cell.cuda
     seen: set[Path] = set()
     parts = [
