@@ -4,6 +4,8 @@ import nvrtc
 import pytest
 from cases import CUDA_CELLS
 
+from benchmarks.gpu import barriers
+
 pytestmark = pytest.mark.skipif(bool(nvrtc.unavailable()), reason=nvrtc.unavailable())
 CHIPS = ("sm_75", "sm_80", "sm_90a", "sm_100a", "sm_120")
 REGISTERS, SHARED = 255, 48 << 10  # of a thread; bytes of a block that asks for no more: the same on all these chips
@@ -50,6 +52,14 @@ def test_the_random_words_compile(chip: str) -> None:
     usage = nvrtc.compile_for(chip, source.masks(), source.OPTIONS)
     assert set(usage) == {"random_words"}
     assert usage["random_words"].spills == 0
+
+
+@pytest.mark.parametrize("kind", [kind for kind in barriers.KINDS if kind != "cooperative groups"])  # needs headers
+def test_the_barriers_compile(kind: str) -> None:
+    chips = ("sm_90a",) if kind == "cluster" else ("sm_75", "sm_90a")
+    for chip in chips:
+        usage = nvrtc.compile_for(chip, barriers.source(kind, 8), ("--std=c++17",))
+        assert usage["exchange_rounds"].spills == 0
 
 
 def test_the_gate_sees_spills_and_errors() -> None:

@@ -11,7 +11,6 @@ from typing import Any
 import cupy_standin
 import host_kernels
 import numpy as np
-import nvrtc
 import pytest
 import torch
 
@@ -230,15 +229,6 @@ def test_the_summary_has_ratios_errors_and_barriers(tmp_path: Path) -> None:
     assert "1.25 us a barrier" in text
     assert text.count("failed:") == summary.MOST_ERRORS
     assert "and 2 more" in text
-
-
-@pytest.mark.skipif(bool(nvrtc.unavailable()), reason=nvrtc.unavailable())
-@pytest.mark.parametrize("kind", [kind for kind in barriers.KINDS if kind != "cooperative groups"])  # needs headers
-def test_the_barriers_compile(kind: str) -> None:
-    chips = ("sm_90a",) if kind == "cluster" else ("sm_75", "sm_90a")
-    for chip in chips:
-        usage = nvrtc.compile_for(chip, barriers.source(kind, 8), ("--std=c++17",))
-        assert usage["exchange_rounds"].spills == 0
 
 
 def test_the_numbers_of_blocks_fit_the_device() -> None:

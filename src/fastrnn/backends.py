@@ -10,7 +10,7 @@ from typing import cast
 
 from fastrnn.recurrence import Backend
 
-MODULES = {"reference": "fastrnn.reference", "cpu": "fastrnn.cpu", "cuda": "fastrnn.cuda"}
+MODULES = {"reference": "fastrnn.reference", "cpu": "fastrnn.cpu", "cuda": "fastrnn.cuda.backend"}
 _chosen: ContextVar[str | None] = ContextVar("fastrnn_backend", default=None)
 
 

@@ -66,8 +66,12 @@ def _aligned(array: Array) -> bool:
 
 @cache
 def _load(variant: Variant, device: int) -> Kernels:
-    if variant.dtype == "bfloat16" and int(cupy.cuda.Device(device).compute_capability) < 80:
+    chip = int(cupy.cuda.Device(device).compute_capability)
+    if variant.dtype == "bfloat16" and chip < source.FIRST_BFLOAT16:
         raise TypeError(f"dtype: bfloat16 needs a GPU of compute capability 8.0, device {device} has less")
+    ahead = source.compiled(variant, chip)
+    if ahead is not None:
+        return Kernels(cupy.RawModule(path=str(ahead)), variant.width)
     return Kernels(cupy.RawModule(code=source.assemble(variant), options=source.OPTIONS), variant.width)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
+import sys
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +15,7 @@ INCLUDE = re.compile(r'^#include "(.+)"$')
 SCALARS = {"float32": "float", "float64": "double", "float16": "Half", "bfloat16": "BFloat16"}
 VECTOR_BYTES = 16  # one load or store instruction moves at most this much
 OPTIONS = ("--std=c++17",)
+FIRST_BFLOAT16 = 80  # compute capability, times ten, of the first chip that multiplies bfloat16
 
 
 class Variant(NamedTuple):
@@ -96,3 +99,27 @@ def assemble(variant: Variant) -> str:
 def masks() -> str:
     """Return the source of the random words."""
     return expand("masks.cuh") + "\n"
+
+
+def cubin(variant: Variant, chip: int) -> str:
+    """Return the name of a variant compiled ahead of time for a chip, 90 for sm_90; other source has another name."""
+    return f"{variant}-{hashlib.sha256(assemble(variant).encode()).hexdigest()[:16]}.sm_{chip}.cubin"
+
+
+def compiled(variant: Variant, chip: int) -> Path | None:
+    """Return where that is; None where it was not compiled ahead of time."""
+    path = folder() / "cubins" / cubin(variant, chip)
+    return path if path.is_file() else None
+
+
+def write(target: Path, chips: list[int]) -> None:
+    """Write the source of every variant, under the name of each cubin that the chips need and with .cu in the end."""
+    target.mkdir(parents=True, exist_ok=True)
+    for variant in variants():
+        for chip in chips:
+            if variant.dtype != "bfloat16" or chip >= FIRST_BFLOAT16:
+                (target / f"{cubin(variant, chip)}.cu").write_text(assemble(variant), encoding="utf-8")
+
+
+if __name__ == "__main__":  # for csrc/cubins.cmake
+    write(Path(sys.argv[1]), [int(chip) for chip in sys.argv[2:]])
