@@ -13,6 +13,7 @@ import pytest
 import tolerance
 
 import fastrnn
+import fastrnn.layers
 from fastrnn.cells import CELLS
 from fastrnn.recurrence import Backend
 
@@ -27,6 +28,7 @@ LAYERS: dict[str, Callable[..., Any]] = {
     "gru": fastrnn.GRU,
     "gru_reset_before": lambda *a, **k: fastrnn.GRU(*a, reset_after=False, **k),
 }
+LAYERS |= {name: fastrnn.layers.LAYERS[name] for name in CELLS if name not in LAYERS}  # those of conftest.py
 BACKENDS = ("reference", "cpu")
 FUNCTIONS = [name for name in vars(Backend) if not name.startswith("_")]  # of every backend
 DTYPES = ("float32", "float64")

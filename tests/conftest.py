@@ -1,6 +1,8 @@
-"""Hypothesis profiles and the stand-in for CuPy; the pytest marker `nightly` is declared in pyproject.toml."""
+"""Hypothesis profiles, cells of one's own, and the stand-in for CuPy; the marker `nightly` stands in pyproject.toml."""
 
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -13,6 +15,11 @@ settings.register_profile("everyday", derandomize=True, max_examples=40, **_comm
 settings.register_profile("nightly", max_examples=2000, **_common)
 settings.load_profile("everyday")
 
+# Cells that no core file knows: registered before the tests are collected, they go through all that the others do.
+sys.path.insert(0, str(Path(__file__).parent.parent / "examples" / "cells"))
+import leaky_lstm  # noqa: E402, F401
+import minimal_gated_unit  # noqa: E402, F401
+
 
 @pytest.fixture(scope="module")
 def cupy(pytestconfig: pytest.Config) -> Iterator[ModuleType]:
@@ -20,6 +27,8 @@ def cupy(pytestconfig: pytest.Config) -> Iterator[ModuleType]:
     import cupy_standin
     import host_kernels
 
+    if reason := host_kernels.missing_tools():
+        pytest.skip(reason)
     compiler = host_kernels.Compiler(pytestconfig.cache.mkdir("fastrnn_host_kernels"))
     with cupy_standin.installed(compiler) as cupy:
         from fastrnn.cuda import source

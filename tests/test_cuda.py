@@ -275,6 +275,18 @@ def test_what_the_gpu_does_not_have_is_refused_by_name(options: Any, cupy: Modul
     layer(np.zeros((2, 1, 3), np.float32))  # as before
 
 
+def test_a_cell_without_a_cuda_rendering_is_refused_by_name(cupy: ModuleType) -> None:
+    from minimal_gated_unit import MGU
+
+    layer, x = MGU(3, 4, seed=0, device="cuda:0"), cupy.ones((2, 1, 3), "float32")
+    with pytest.raises(
+        ValueError, match=f"cell: expected one with a CUDA rendering .*, got '{layer._network.cell.name}'"
+    ):
+        layer(x)
+    with fastrnn.use_backend("reference"):
+        assert layer(x)[0].shape == (2, 1, 4)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_mask_on_the_recurrent_weights_moves_with_the_layer(dtype: str, cupy: ModuleType) -> None:
     mask = np.random.default_rng(0).random((5, 5)) < 0.5

@@ -57,7 +57,7 @@ class Forward(tuple[Any, ...], Generic[S]):
         return self._cells()
 
 
-class _Recurrent(Generic[S]):
+class Recurrent(Generic[S]):
     """Parameters by name, packed copies of them per backend, and the calls."""
 
     input_size: int
@@ -216,7 +216,7 @@ class _Recurrent(Generic[S]):
             arguments["recurrent"], tensors[MASK] = "mask", self.recurrent
         checkpoint.write(path, tensors, {"class": name, "arguments": arguments, "calls": self.calls})
 
-    def to(self, device: str) -> _Recurrent[S]:
+    def to(self, device: str) -> Recurrent[S]:
         """Move the parameters to `device`, "cpu" or "cuda:N", where calls run from then on; return the layer.
 
         Raises:
@@ -414,11 +414,12 @@ class _Copies(Mapping[str, Array]):
         return len(self._arrays)
 
 
-def _arguments(scope: dict[str, Any]) -> dict[str, Any]:
+def constructor_arguments(scope: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a constructor, from its `locals()`."""
     return {name: value for name, value in scope.items() if name not in ("self", "__class__")}
 
 
-class LSTM(_Recurrent[tuple[Array, Array]]):
+class LSTM(Recurrent[tuple[Array, Array]]):
     """Long short-term memory over whole sequences; gates i f g o, parameters and arguments as torch.nn.LSTM.
 
         i, f, o = sigma(W x_t + b_ih + U h_{t-1} + b_hh)    g = tanh(the same)
@@ -459,14 +460,14 @@ class LSTM(_Recurrent[tuple[Array, Array]]):
         dtype: Any = "float32", device: str = "cpu", precision: str = "highest", save: str = "gates",
         seed: int | None = None,
     ) -> None:  # fmt: skip
-        super().__init__(_arguments(locals()))
+        super().__init__(constructor_arguments(locals()))
 
     @staticmethod
     def _cell(arguments: Mapping[str, Any]) -> str:
         return f"lstm{'_coupled' * arguments['coupled']}{'_peephole' * arguments['peephole']}"
 
 
-class GRU(_Recurrent[Array]):
+class GRU(Recurrent[Array]):
     """Gated recurrent unit over whole sequences; gates r z n, parameters and arguments as torch.nn.GRU.
 
         r, z = sigma(W x_t + b_ih + U h_{t-1} + b_hh)       h_t = (1 - z) * n + z * h_{t-1}
@@ -486,14 +487,14 @@ class GRU(_Recurrent[Array]):
         dtype: Any = "float32", device: str = "cpu", precision: str = "highest", save: str = "gates",
         seed: int | None = None,
     ) -> None:  # fmt: skip
-        super().__init__(_arguments(locals()))
+        super().__init__(constructor_arguments(locals()))
 
     @staticmethod
     def _cell(arguments: Mapping[str, Any]) -> str:
         return "gru" if arguments["reset_after"] else "gru_reset_before"
 
 
-class RNN(_Recurrent[Array]):
+class RNN(Recurrent[Array]):
     """Vanilla (Elman) RNN over whole sequences; parameters and arguments as torch.nn.RNN.
 
         h_t = phi(W x_t + b_ih + U h_{t-1} + b_hh)          phi: tanh, relu or identity
@@ -511,17 +512,17 @@ class RNN(_Recurrent[Array]):
         dtype: Any = "float32", device: str = "cpu", precision: str = "highest", save: str = "gates",
         seed: int | None = None,
     ) -> None:  # fmt: skip
-        super().__init__(_arguments(locals()))
+        super().__init__(constructor_arguments(locals()))
 
     @staticmethod
     def _cell(arguments: Mapping[str, Any]) -> str:
         return f"rnn_{arguments['nonlinearity']}"
 
 
-LAYERS: dict[str, type[LSTM] | type[GRU] | type[RNN]] = {"LSTM": LSTM, "GRU": GRU, "RNN": RNN}
+LAYERS: dict[str, type[Recurrent[Any]]] = {"LSTM": LSTM, "GRU": GRU, "RNN": RNN}
 
 
-def load(path: str | os.PathLike[str]) -> LSTM | GRU | RNN:
+def load(path: str | os.PathLike[str]) -> Recurrent[Any]:
     """Read a layer that its `save` wrote.
 
     Raises:
@@ -534,7 +535,7 @@ def load(path: str | os.PathLike[str]) -> LSTM | GRU | RNN:
             raise ValueError(f"arguments {', '.join(arguments)}")
         if arguments["recurrent"] == "mask":
             arguments["recurrent"] = tensors.pop(MASK)
-        layer: LSTM | GRU | RNN = kind._restored(arguments, tensors, description["calls"])
+        layer: Recurrent[Any] = kind._restored(arguments, tensors, description["calls"])
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{path}: expected a checkpoint of one of {', '.join(LAYERS)}, got another ({error})"

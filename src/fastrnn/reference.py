@@ -238,7 +238,8 @@ def _recurrent_backward(
     last = (gates - 1) * hidden
     ds = _gates_backward(xp, dah[t, :, -1:], w.hh[last:]) * keep
     da, dh = cell.gated.backward(xp, saved.gates[t], saved.h_prev[t], ds)
-    dax[t, :, 0] = dah[t, :, 0] = xp.where(here, da, 0)
+    dax[t, :, 0] += xp.where(here, da, 0)
+    dah[t, :, 0] = dax[t, :, 0]
     result: Array = dh + _gates_backward(xp, dah[t, :, :-1], w.hh[:last]) * keep
     return result
 

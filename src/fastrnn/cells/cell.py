@@ -44,7 +44,8 @@ class GatedProduct:
     """A second recurrent product, of a gated state s with the last gate's weights (GRU, reset before the product).
 
     forward(xp, ax, ah, h_prev) -> s [B, H], where ah holds all gates but the last.
-    backward(xp, saved, h_prev, ds) -> (gradient of gate 0's pre-activation, dh_prev), both [B, H].
+    backward(xp, saved, h_prev, ds) -> (gradient of gate 0's pre-activation, dh_prev), both [B, H], to be added to what
+    the cell's own backward gives.
     """
 
     forward: Callable[[ModuleType, Array, Array, Array], Array]
@@ -63,18 +64,19 @@ class Cell:
     name: key in the registry. gates: in cuDNN/torch order. cell_state: whether the cell carries c besides h.
     separate: the gates whose ax and ah do not enter as the sum ax + ah (GRU's candidate: n = tanh(ax + r * ah)).
     unit_parameters: N, the rows of `weight_p`; 0 where the cell has none, p is then None.
-    numba: (module, name) of the Numba rendering, see fastrnn.cpu.cells.
-    cuda: (file, struct) of the CUDA rendering, see csrc/cells/cell.cuh; None where there is none.
-    saved: V, the number of saved values.
+    numba: (module, name) of the Numba rendering, see fastrnn.cpu.cells; None without one, and the CPU backend then
+        refuses the cell.
+    cuda: (file, struct) of the CUDA rendering, see csrc/cells/cell.cuh; None likewise. saved: V, the number of values
+        that its step saves.
     """
 
     name: str
     gates: tuple[str, ...]
     forward: Forward
     backward: Backward
-    numba: tuple[str, str]
-    cuda: tuple[str, str] | None
-    saved: int
+    numba: tuple[str, str] | None = None
+    cuda: tuple[str, str] | None = None
+    saved: int = 0
     cell_state: bool = False
     separate: tuple[str, ...] = ()
     unit_parameters: int = 0

@@ -456,6 +456,7 @@ def gated_backward_rows(
             kept = load_tuple(gates, (t * B + b) * SAVED * Hp + column, Hp, SAVED)
             h_prev = load(hs, (before * B + b) * Ps + column)
             da, direct = gate_backward(kept, h_prev, load(ds, i * Hp + column))
-            store(planes, (t * B + b) * Ls + column, da)
+            place = (t * B + b) * Ls + column
+            store(planes, place, load(planes, place) + da)
             store(dh, b * Pp + column, load(dh, b * Pp + column) + direct)
         zero(planes, (t * B + b) * Ls + H, Hp - H)

@@ -64,6 +64,11 @@ class Packed(NamedTuple):
 
 def pack(cell: Cell, weights: Weights) -> Packed:
     """Bring the weights of one layer and direction into the form that the loop uses."""
+    if cell.cuda is None:
+        raise ValueError(
+            f"cell: expected one with a CUDA rendering on the backend 'cuda', got {cell.name!r}; "
+            "call it under fastrnn.use_backend('reference')"
+        )
     assert cell.separate in ((), cell.gates[-1:]), "step.cuh knows this only of the last gate"
     gates = len(cell.gates)
     hidden = weights.ih.shape[0] // gates

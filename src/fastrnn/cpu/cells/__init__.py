@@ -40,4 +40,4 @@ class Rendering:
     cell_state: bool = False
     reads_h: bool = True  # whether the step itself, besides the product, reads h_prev
     gate: Callable[..., Any] | None = None  # (ax_0, ah_0, h_prev) -> gated state of a second product
-    gate_backward: Callable[..., Any] | None = None  # (saved, h_prev, ds) -> plane 0, dh_prev
+    gate_backward: Callable[..., Any] | None = None  # (saved, h_prev, ds) -> what to add to plane 0, dh_prev
