@@ -51,11 +51,11 @@ class ndarray:  # noqa: N801
         return len(self._host)
 
     def __getitem__(self, index: Any) -> "ndarray":
-        if any(_plain(i).dtype == bool for i in _parts(index) if isinstance(i, ndarray)):
-            _wait("boolean index")
+        _wait_for_mask(index)
         return _wrap(self._host[_index(index)])
 
     def __setitem__(self, index: Any, value: Any) -> None:
+        _wait_for_mask(index)
         part, value = self._host[_index(index)] if _basic(index) else None, _plain(value)
         if part is None or (np.ndim(part) == 0 and not isinstance(part, np.ndarray)):
             assert _recording() is None
@@ -111,6 +111,19 @@ def _parts(index: Any) -> tuple[Any, ...]:
 
 def _index(index: Any) -> Any:
     return tuple(map(_plain, index)) if isinstance(index, tuple) else _plain(index)
+
+
+def _wait_for_mask(index: Any) -> None:
+    """CuPy counts the elements of a boolean index on the host, also where it assigns."""
+    if any(_plain(i).dtype == bool for i in _parts(index) if isinstance(i, ndarray)):
+        _wait("boolean index")
+
+
+def where(condition: ndarray, x: Any, y: Any) -> ndarray:
+    assert all(getattr(value, "dtype", np.dtype(int)).name != "bfloat16" for value in (x, y)), (
+        "CuPy selects no bfloat16"
+    )
+    return _wrap(np.where(*map(_plain, (condition, x, y))))
 
 
 def _basic(index: Any) -> bool:

@@ -28,9 +28,9 @@ def run(record: Record) -> None:
 
 
 def command(expression: str, report: str) -> list[str]:
-    """The command of a part of the tests."""
+    """The command of a part of the tests; what other versions of the libraries warn of is not the question."""
     return [
-        sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", expression, f"--junitxml={report}",
+        sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "default", "-k", expression, f"--junitxml={report}",
         str(ROOT / "tests" / "test_gpu.py"),
     ]  # fmt: skip
 

@@ -72,3 +72,15 @@ def to_device(array: Any, device: str) -> Array:
         here = not isinstance(array, np.ndarray) and array.device.id == index(device)
         placed: Array = array if here else module_of(device).asarray(to_host(array))
         return placed
+
+
+def zeroed(a: Array, where: Array) -> Array:
+    """Return a copy with zeros where the mask is set, whatever stands there.
+
+    Bits are selected: an assignment to a mask's elements would wait for the GPU, and CuPy selects no bfloat16.
+    """
+    xp = array_module(a)
+    assert xp is not None, "an array of a layer"
+    bits = a.view(f"u{a.itemsize}")
+    copy: Array = xp.where(where, bits.dtype.type(0), bits).view(a.dtype)
+    return copy

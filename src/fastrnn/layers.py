@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar, cast
 import numpy as np
 
 from fastrnn import backends, checkpoint, initialisation, sequence, validation
-from fastrnn.arrays import Array, on, to_device, to_host
+from fastrnn.arrays import Array, on, to_device, to_host, zeroed
 from fastrnn.cells import CELLS
 from fastrnn.recurrence import Weights
 from fastrnn.stream import Stream
@@ -128,9 +128,7 @@ class Recurrent(Generic[S]):
         """A recurrent weight, or its gradient, with zeros where the mask has them."""
         if self._missing is None or not name.startswith("weight_hh"):
             return value
-        masked = value.copy()
-        masked.view(f"u{value.itemsize}")[self._missing] = 0  # bits, for CuPy does not select among all dtypes
-        return masked
+        return zeroed(value, self._missing)
 
     def _place_mask(self) -> None:
         """Keep where U has no entries, on the device of the parameters."""

@@ -10,7 +10,7 @@ from types import ModuleType
 import cupy
 import numpy as np
 
-from fastrnn.arrays import Array
+from fastrnn.arrays import Array, zeroed
 from fastrnn.cells import Cell
 from fastrnn.cuda import kernels, places
 from fastrnn.cuda.backward import recur_backward
@@ -58,9 +58,9 @@ def cells(cell: Cell, packed: Packed, run: Run, saved: Saved) -> Array:
     steps, cs = run.x.shape[0], saved.states.cs
     assert cs is not None, "asked for cells that have a cell state only"
     c: Array = (cs[:steps] if run.reverse else cs[1:]).astype(packed.dtype)  # a copy
-    if run.lengths is not None:
-        c[cupy.arange(steps)[:, None] >= run.lengths] = 0
-    return c
+    if run.lengths is None:
+        return c
+    return zeroed(c, (cupy.arange(steps)[:, None] >= run.lengths)[..., None])
 
 
 def stepper(cell: Cell, packed: Packed, x: Array, zone: Zone | None) -> Stepper:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import cupy as xp
 
-from fastrnn.arrays import Array
+from fastrnn.arrays import Array, zeroed
 from fastrnn.cells import Cell
 from fastrnn.cuda import kernels
 from fastrnn.cuda.forward import Saved, States, rows
@@ -181,9 +181,7 @@ def _without(a: Array, mask: Array | None) -> Array:
     """[T, B, width] with zeros where mask [T, B] is set, whatever stands there; `a` itself is left as it is."""
     if mask is None:
         return a
-    kept: Array = xp.array(a, order="C", copy=True)
-    kept.view(f"u{a.itemsize}")[mask] = 0  # the bits of zero: also for dtypes that CuPy cannot compare or select
-    return kept
+    return zeroed(a, mask[..., None])
 
 
 def _input_gradient(
