@@ -120,9 +120,8 @@ def _wait_for_mask(index: Any) -> None:
 
 
 def where(condition: ndarray, x: Any, y: Any) -> ndarray:
-    assert all(getattr(value, "dtype", np.dtype(int)).name != "bfloat16" for value in (x, y)), (
-        "CuPy selects no bfloat16"
-    )
+    dtypes = [value.dtype.name for value in (x, y) if hasattr(value, "dtype")]
+    assert "bfloat16" not in dtypes, "CuPy selects no bfloat16"
     return _wrap(np.where(*map(_plain, (condition, x, y))))
 
 

@@ -30,8 +30,8 @@ def run(record: Record) -> None:
 def command(expression: str, report: str) -> list[str]:
     """The command of a part of the tests; what other versions of the libraries warn of is not the question."""
     return [
-        sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "default", "-k", expression, f"--junitxml={report}",
-        str(ROOT / "tests" / "test_gpu.py"),
+        sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "default", "-k", expression,
+        f"--junitxml={report}", str(ROOT / "tests" / "test_gpu.py"),
     ]  # fmt: skip
 
 
