@@ -219,6 +219,27 @@ def test_launches_per_step(cupy: ModuleType) -> None:
     assert cupy_standin.launches == ["step_backward"] * 7 + ["initial_backward"]
 
 
+def test_the_standin_is_as_strict_as_cupy(cupy: ModuleType) -> None:
+    a, b = cupy.zeros(3, "float32"), cupy.zeros(3, "bfloat16")
+    mask = a >= 0
+    cupy_standin.waits.clear()
+    a[mask] = 1
+    assert a[mask].shape == (3,)
+    assert a[0] > 0
+    assert cupy.asnumpy(a).tolist() == [1, 1, 1]
+    assert cupy_standin.waits == ["boolean index", "boolean index", "truth value", "copy to the host"]
+    for mixed in (lambda: a + np.ones(3, "float32"), lambda: np.add(a, 1), lambda: np.asarray(a)):
+        with pytest.raises(TypeError):
+            mixed()
+    with pytest.raises(AssertionError, match="selects no bfloat16"):
+        cupy.where(mask, 0, b)
+    with pytest.raises(AssertionError, match="only matrices"):
+        cupy.matmul(cupy.zeros((2, 2, 2)), cupy.zeros((2, 2, 2)))
+    with pytest.raises(AssertionError, match="would write to a copy"):
+        cupy.matmul(cupy.zeros((2, 3)), cupy.zeros((3, 4)), out=cupy.zeros((4, 2)).T)
+    assert np.isnan(cupy.empty(2)._host).all()
+
+
 def test_the_backend_has_the_functions_of_a_backend(cupy: ModuleType) -> None:
     for function in FUNCTIONS:
         wanted = list(inspect.signature(getattr(recurrence.Backend, function)).parameters)[1:]

@@ -1,6 +1,7 @@
 """`python -m benchmarks.gpu` without a GPU: records, resuming, parsing, tables, ctypes, and the comparison itself."""
 
 import ctypes
+import importlib.metadata
 import json
 import subprocess
 import sys
@@ -234,6 +235,72 @@ def test_the_numbers_of_blocks_fit_the_device() -> None:
     assert barriers.block_counts("flags", 132) == [2, 8, 16, 32, 64, 132]
     assert barriers.block_counts("counter", 10) == [2, 8, 10]
     assert barriers.block_counts("cluster", 8) == [2, 4, 8]
+
+
+def fake_device(milliseconds: list[float]) -> Any:
+    """CuPy as far as the clock and the facts need it: each event that is recorded takes the next time."""
+    ahead = iter(milliseconds)
+
+    class Event:
+        waited = False
+
+        def record(self) -> None:
+            self.at = next(ahead)
+
+        def synchronize(self) -> None:
+            self.waited = True
+
+    def elapsed(start: Any, stop: Any) -> float:
+        assert stop.waited, "an event that may not have happened yet"
+        return float(np.float32(stop.at - start.at))
+
+    properties = {
+        "name": b"H0",
+        "major": 9,
+        "minor": 0,
+        "multiProcessorCount": 132,
+        "totalGlobalMem": 1,
+        "l2CacheSize": 2,
+    }
+    runtime = SimpleNamespace(
+        getDeviceProperties=lambda number: properties, driverGetVersion=lambda: 13000, runtimeGetVersion=lambda: 13000
+    )
+    here = SimpleNamespace(id=0)
+    return SimpleNamespace(
+        cuda=SimpleNamespace(Event=Event, get_elapsed_time=elapsed, runtime=runtime, Device=lambda: here)
+    )
+
+
+def test_the_clock_adds_up_short_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cupy", fake_device([0.0, 1e6, 1e6 + 0.0625, 1e6 + 0.125]))
+    now = device.clock()
+    first, second, third = now(), now(), now()
+    assert first == pytest.approx(1000)
+    assert second - first == pytest.approx(6.25e-5, rel=1e-6)
+    assert third - second == pytest.approx(6.25e-5, rel=1e-6)
+
+
+def test_the_facts_name_device_versions_and_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cupy", fake_device([]))
+    facts = device.facts()
+    assert facts["device"] == "H0"
+    assert facts["compute_capability"] == "9.0"
+    assert facts["versions"]["torch"] == importlib.metadata.version("torch")
+    assert json.loads(json.dumps(facts)) == facts
+
+
+def test_contestants_are_called_before_they_are_timed_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, calls = Clock(), list[str]()
+
+    def call(name: str, seconds: float) -> None:
+        calls.append(name)
+        clock.now += seconds
+
+    monkeypatch.setattr(device, "clock", lambda: clock)
+    times = device.times({"a": lambda: call("a", 0.003), "b": lambda: call("b", 0.006)})
+    assert calls[: 2 * device.CALLS_BEFORE] == ["a"] * device.CALLS_BEFORE + ["b"] * device.CALLS_BEFORE
+    assert times["a"] == {"ms": pytest.approx(3), "spread_ms": pytest.approx(0, abs=1e-9)}
+    assert times["b"]["ms"] == pytest.approx(6)
 
 
 # cuDNN by ctypes
