@@ -78,7 +78,21 @@ def _method(name: str) -> Callable[..., Any]:
     return method
 
 
-for _name in ("reshape", "swapaxes", "transpose", "astype", "copy", "view", "sum", "fill", "any", "all", "max", "min"):
+for _name in (
+    "reshape",
+    "swapaxes",
+    "transpose",
+    "astype",
+    "copy",
+    "clip",
+    "view",
+    "sum",
+    "fill",
+    "any",
+    "all",
+    "max",
+    "min",
+):
     setattr(ndarray, _name, _method(_name))
 for _name in ("add", "sub", "mul", "truediv", "pow", "and", "or", "xor", "rshift", "lshift", "mod", "matmul"):
     for _prefix in ("", "r", "i"):

@@ -38,11 +38,15 @@ def test_a_replayed_pass_has_the_bits_of_a_launched_one(case: Case, cupy: Module
         cupy_standin.replays.clear()
         replayed = evaluate_on_device(other, problem, layer)
     passes = case.num_layers * (1 + case.bidirectional)
-    assert len(cupy_standin.replays) == 2 * passes
-    assert set(cupy_standin.launches) <= {"random_words"}
+    if case.save == "gates":
+        assert len(cupy_standin.replays) == 2 * passes
+        assert set(cupy_standin.launches) <= {"random_words"}
+    else:  # in segments, the last of which is too short
+        assert len(cupy_standin.replays) > 2 * passes
     places.forget()
+    cupy_standin.replays.clear()
     launched = evaluate_on_device(other, problem, layer)
-    assert len(cupy_standin.replays) == 2 * passes
+    assert (cupy_standin.replays == []) is (case.save == "gates")  # segments of one pass are alike
     for name, value in launched.items():
         assert_same_bits(name, replayed[name], value)
     assert_results(other, problem, replayed, expected(other, problem))

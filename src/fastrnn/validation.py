@@ -26,7 +26,6 @@ ON_A_GPU: dict[str, tuple[Any, ...]] = {
 NOT_YET: dict[str, Any] = {
     "layer_norm": False,
     "precision": "highest",
-    "save": "gates",
 }
 
 
@@ -62,6 +61,7 @@ def constructor(arguments: Mapping[str, Any]) -> dict[str, Any]:
     plain["dtype"] = dtype_name(plain["dtype"], where=plain["device"])
     for_device(plain, plain["device"])
     choice("init", plain["init"], INITS)
+    choice("save", plain["save"], ("gates", "recompute"))
     for name, supported in NOT_YET.items():
         if name in plain:
             plain[name] = only(name, plain[name], supported)
