@@ -148,6 +148,11 @@ class Recurrent(Generic[S]):
             self._params |= read_only
         self._packed: dict[str, list[Any]] = {}
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """How to copy and pickle: the class of a registered cell is found by its name there, not in a module."""
+        kinds = [name for name, kind in LAYERS.items() if kind is type(self)]
+        return _blank, (kinds[0] if kinds else type(self),), self.__getstate__()
+
     def __getstate__(self) -> dict[str, Any]:
         """What copy and pickle keep: packed weights are made anew."""
         params = {name: to_host(value) for name, value in self.state_dict().items()}
@@ -396,6 +401,12 @@ class Recurrent(Generic[S]):
             if isinstance(value := self._arguments.get(name, default), np.ndarray) or value != default
         ]
         return f"{type(self).__name__}({', '.join(shown)})"
+
+
+def _blank(kind: Any) -> Any:
+    """A layer without anything, of a class or of a name in LAYERS."""
+    kind = LAYERS[kind] if isinstance(kind, str) else kind
+    return kind.__new__(kind)
 
 
 class _Copies(Mapping[str, Array]):
