@@ -49,5 +49,5 @@ def threshold(p: float) -> int:
 def keep_scale(xp: ModuleType, words: Array, p: float, shape: tuple[int, ...], dtype: Any) -> Array:
     """Return the inverted-dropout factors: 1 / (1 - p) where kept, else 0."""
     kept = (words >> xp.uint32(8)) >= xp.uint32(threshold(p))
-    scale: Array = (kept.reshape(shape) * (1.0 / (1.0 - p))).astype(dtype)
+    scale: Array = (kept.reshape(shape) * (1.0 / (1.0 - p) if p < 1 else 0.0)).astype(dtype)  # torch allows p = 1
     return scale
