@@ -12,7 +12,7 @@ from torch.autograd import forward_ad
 
 from fastrnn import backends, sequence, threads
 from fastrnn.arrays import Array
-from fastrnn.recurrence import Columns
+from fastrnn.recurrence import Columns, Run
 from fastrnn.torch import steps
 from fastrnn.torch.snapshot import Snapshot
 from fastrnn.torch.spec import Spec
@@ -58,32 +58,35 @@ class Call(NamedTuple):
 
     def states(self, h: Array, c: Array | None, batched: bool) -> list[Array]:
         """States, or their gradients, in the module's layout."""
-        state = self.layer._state(h, c, batched)
-        parts = list(state) if self.spec.cell_state else [state]
+        parts = [h] if c is None else [h, c]
+        if not batched:
+            parts = [part[:, 0] for part in parts]
         return [part[0] for part in parts] if self.spec.single else parts
 
 
 def numpy(tensor: Tensor | None) -> Array | None:
     """The tensor's memory as an array."""
-    return None if tensor is None else tensor.detach().numpy()
+    if tensor is None:
+        return None
+    return tensor.detach().numpy() if tensor.requires_grad else tensor.numpy()  # type: ignore[no-any-return]
 
 
 def forward(call: Call, x: Tensor, h: Tensor | None, c: Tensor | None, save: bool) -> tuple[list[Tensor], Any]:
     """Run the kernels; return y, h_n, c_n, c of every layer (those that the call has), and what backward needs."""
-    assert call.snapshot is not None, "a call on the kernels has packed weights"
-    spec, layer, backend, packed = call.spec, call.layer, backends.module(call.snapshot.backend), call.snapshot.packed
+    spec, layer, snapshot = call.spec, call.layer, call.snapshot
+    assert snapshot is not None, "a call on the kernels has packed weights"
     with threads.limited(torch.get_num_threads()):
         inputs, batched = call.inputs(numpy(x), numpy(h), numpy(c))  # type: ignore[arg-type]
         output = sequence.forward(
-            call.network, backend, packed, inputs, save=save or spec.cells, call=None if call.dropout is None else 0,
-            batch_first=spec.batch_first and batched,
+            call.network, snapshot.backend, snapshot.packed, inputs, save=save or spec.cells,
+            call=None if call.dropout is None else 0, batch_first=spec.batch_first and batched,
         )  # fmt: skip
         arrays = [] if spec.single else [layer._laid_out(output.y, batched)]
         arrays += call.states(output.h_n, output.c_n, batched)
         if spec.cells:
-            found = sequence.cells(call.network, backend, packed, output.passes)
+            found = sequence.cells(call.network, snapshot.backend, snapshot.packed, output.passes)
             arrays += [layer._laid_out(c_t, batched) for c_t in found]
-    return [torch.from_numpy(array) for array in arrays], (inputs, batched, output.passes)
+    return list(map(torch.from_numpy, arrays)), (inputs, batched, output.passes)
 
 
 def backward(
@@ -99,7 +102,7 @@ def backward(
     dcells = [call.time_first(g, batched) for g in rest[2:]] if spec.cells else None
     with threads.limited(torch.get_num_threads()):
         grads = sequence.backward(
-            call.network, backends.module(call.snapshot.backend), call.snapshot.packed, inputs, passes, dy, dh,
+            call.network, call.snapshot.backend, call.snapshot.packed, inputs, passes, dy, dh,
             dc if spec.cell_state else None, dcells, batch_first=spec.batch_first and batched,
         )  # fmt: skip
     dx = call.layer._laid_out(grads.x, batched)
@@ -118,41 +121,39 @@ def put_away(passes: list[sequence.Pass], x: Array) -> tuple[list[Any], list[Ten
     numbers, tensors = {id(x): _Number(-1)}, list[Tensor]()
 
     def number(value: Any) -> Any:
-        if isinstance(value, np.ndarray) and value.size:
+        if type(value) is np.ndarray:
+            if not value.size:
+                return value
             if id(value) not in numbers:
                 numbers[id(value)] = _Number(len(tensors))
                 tensors.append(torch.from_numpy(value))
             return numbers[id(value)]
-        return _mapped(value, number)
+        return None if value is None else _mapped(value, number)
 
-    stripped = [
-        sequence.Pass(
-            [run._replace(x=number(run.x), y=NOWHERE) for run in each.runs], number(each.saved), number(each.scale)
-        )
-        for each in passes
-    ]
-    return stripped, tensors
+    return [_of_pass(each, number) for each in passes], tensors
 
 
-def fetch(stripped: Any, x: Array, tensors: Sequence[Tensor]) -> list[sequence.Pass]:
+def fetch(stripped: list[Any], x: Array, tensors: Sequence[Tensor]) -> list[sequence.Pass]:
     """Undo `put_away`."""
     arrays = [tensor.numpy() for tensor in tensors]
 
     def array(value: Any) -> Any:
-        if isinstance(value, _Number):
+        if type(value) is _Number:
             return x if value < 0 else arrays[value]
-        return _mapped(value, array)
+        return value if value is None or type(value) is np.ndarray else _mapped(value, array)
 
-    return [
-        sequence.Pass([run._replace(x=array(run.x)) for run in each.runs], array(each.saved), array(each.scale))
-        for each in stripped
-    ]
+    return [_of_pass(each, array) for each in stripped]
+
+
+def _of_pass(each: Any, change: Any) -> Any:
+    """The pass with every large array changed, and without its output."""
+    runs = [Run(change(r.x), r.h0, r.c0, r.lengths, r.clear, r.reverse, NOWHERE) for r in each.runs]
+    return sequence.Pass(runs, [_mapped(saved, change) for saved in each.saved], change(each.scale))
 
 
 def _mapped(value: Any, change: Any) -> Any:
-    if isinstance(value, list):
-        return [change(part) for part in value]
-    return value._make(map(change, value)) if hasattr(value, "_make") else value
+    parts = map(change, value)
+    return list(parts) if type(value) is list else type(value)(*parts)
 
 
 class Recurrence(torch.autograd.Function):

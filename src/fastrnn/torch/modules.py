@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.nn.utils.rnn import PackedSequence
 
 from fastrnn import backends, validation
@@ -57,10 +58,27 @@ class _Module:
         self, spec: Spec, rate: float, x: Tensor, h: Tensor | None, c: Tensor | None, weights: list[Tensor],
         lengths: Any, reset: Any,
     ) -> list[Tensor]:  # fmt: skip
-        _check(x, h, c, weights[0])
-        if torch.compiler.is_compiling() and not torch._C._are_functorch_transforms_active() or _is_traced(x):
+        weight = weights[0]
+        for t in (x, h, c):  # the usual case without a further call
+            if (t is not None or t is x) and not (isinstance(t, Tensor) and t.is_cpu and t.dtype == weight.dtype):
+                _check(x, h, c, weight)
+        if weight.dtype not in DTYPES or not weight.is_cpu:
+            _check(x, h, c, weight)
+        compiling = torch.compiler.is_compiling()
+        if compiling and (torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0):
+            raise NotImplementedError(operator.NO_TRANSFORM)
+        if compiling or _is_traced(x):
             lengths, reset = (None if t is None else torch.as_tensor(t) for t in (lengths, reset))
             return operator.run(spec, x, h, c, weights, lengths, reset, rate)
+        eager = self._eager
+        if torch._C._dynamo.eval_frame.get_eval_frame_callback() is not None:
+            eager = torch.compiler.disable(eager)  # after a graph break: tracing the functions below would be wrong
+        return eager(spec, rate, x, h, c, weights, lengths, reset)
+
+    def _eager(
+        self, spec: Spec, rate: float, x: Tensor, h: Tensor | None, c: Tensor | None, weights: list[Tensor],
+        lengths: Any, reset: Any,
+    ) -> list[Tensor]:  # fmt: skip
         core, backend = layer(spec, DTYPES[x.dtype]), backends.current()
         dropout = Dropout(rate, int(torch.randint(2**63 - 1, (1,)))) if rate else None
         reset = reset.detach().cpu().numpy().copy() if isinstance(reset, Tensor) else reset

@@ -25,6 +25,7 @@ CALL = (
     "str mode, int input_size, int hidden_size, int num_layers, bool bias, bool batch_first, bool bidirectional, "
     "int proj_size, bool single, bool cells"
 )
+NO_TRANSFORM = "torch.compile: expected no torch.func transform and no forward-mode tangents, got one; eager mode has them"
 
 
 def run(
@@ -40,6 +41,8 @@ def run(
 def _call(
     x: Tensor, weights: Sequence[Tensor], lengths: Any, reset: Any, seed: Any, rate: float, constants: tuple[Any, ...]
 ) -> Call:
+    if function.steps_needed((x, *weights)):
+        raise NotImplementedError(NO_TRANSFORM)  # torch itself would go on without the tangents
     spec = Spec(*constants)
     core = layer(spec, DTYPES[x.dtype])
     dropout = Dropout(rate, int(seed)) if rate else None

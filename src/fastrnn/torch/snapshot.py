@@ -19,51 +19,55 @@ from fastrnn.cpu import build
 from fastrnn.errors import ShapeError, TensorError
 from fastrnn.recurrence import Weights
 
-BITS = {"float32": np.int32, "float64": np.int64}
-
 
 class Snapshot:
     """Copies of one module's weights and what a backend packed from them."""
 
     def __init__(self, layer: Any, backend: str, weights: Sequence[torch.Tensor]) -> None:
-        self.layer, self.backend = layer, backend
-        for (name, shape), weight in zip(layer._shapes(), weights, strict=True):
-            _check(name, shape, layer.dtype, weight)
-        self._live = self._look(weights)
-        self._copies = [bits.copy() for bits in self._live[1]]
-        pack = backends.module(backend).pack
-        self.packed = [pack(layer._network.cell, w) for w in self._grouped()]
+        self.layer, self.name, self.backend = layer, backend, backends.module(backend)
+        self._names, shapes = zip(*layer._shapes(), strict=True)
+        self._sizes, self._dtype = list(map(torch.Size, shapes)), getattr(torch, layer.dtype)
+        self._live = self._arrays(weights)  # while these views live, nothing else can stand where the weights stand
+        self._pointers = [weight.data_ptr() for weight in weights]
+        self._addresses = _addresses(self._live)
+        self._copy = np.concatenate([array.reshape(-1) for array in self._live])
+        self._words = np.array([size.numel() * self._copy.itemsize // 4 for size in self._sizes], np.int64)
+        self._same_bits = build.load("equal").same_bits
+        self._bits = self._copy.view(np.int32)
+        self.packed = [self.backend.pack(layer._network.cell, w) for w in self._grouped()]
 
     def holds(self, layer: Any, backend: str, weights: Sequence[torch.Tensor]) -> bool:
         """Whether these weights have the very bits of this snapshot."""
-        if layer is not self.layer or backend != self.backend:
+        if layer is not self.layer or backend != self.name:
             return False
-        live = self._live  # read once: another thread may replace it
-        for weight, (pointer, shape) in zip(weights, live[0], strict=True):
-            if weight.data_ptr() != pointer or weight.shape != shape or not weight.is_contiguous():
-                for (name, want), given in zip(layer._shapes(), weights, strict=True):
-                    _check(name, want, layer.dtype, given)
-                self._live = live = self._look(weights)
-                break
-        return all(map(build.load("equal").same_bits, live[1], self._copies))
+        known = [weight.data_ptr() for weight in weights] == self._pointers
+        for size, weight in zip(self._sizes, weights, strict=True):
+            if weight.shape != size or not weight.is_contiguous():
+                known = False
+        if known:
+            return bool(self._same_bits(self._addresses, self._words, self._bits))
+        arrays = self._arrays(weights)
+        return bool(self._same_bits(_addresses(arrays), self._words, self._bits))
 
-    def _look(self, weights: Sequence[torch.Tensor]) -> tuple[list[tuple[int, Any]], list[Array]]:
-        """Where the weights stand, and their bits; while the views live, nothing else can stand there."""
-        arrays = [weight.detach().contiguous().numpy() for weight in weights]
-        bits = [array.reshape(-1).view(BITS[self.layer.dtype]) for array in arrays]
-        return [(weight.data_ptr(), weight.shape) for weight in weights], bits
+    def _arrays(self, weights: Sequence[torch.Tensor]) -> list[Array]:
+        """The weights, checked, each contiguous."""
+        for name, shape, weight in zip(self._names, self._sizes, weights, strict=True):
+            if weight.shape != shape:
+                raise ShapeError(f"{name}: expected {list(shape)}, got {list(weight.shape)}")
+            if weight.dtype != self._dtype or not weight.is_cpu:
+                raise TensorError(f"{name}: expected {self._dtype} on the CPU, got {weight.dtype} on {weight.device}")
+            if weight.data_ptr() == 0:
+                raise RuntimeError(f"{name}: expected a tensor with memory, got one whose storage was freed")
+        return [weight.detach().contiguous().numpy() for weight in weights]
 
     def _grouped(self) -> Iterator[Weights]:
         """The copies as the core takes them, one entry a layer and direction."""
-        dtype, shapes = np.dtype(self.layer.dtype), self.layer._shapes()
-        arrays = iter([copy.view(dtype).reshape(s) for copy, (_, s) in zip(self._copies, shapes, strict=True)])
+        parts = np.split(self._copy, np.cumsum([size.numel() for size in self._sizes])[:-1])
+        arrays = iter([part.reshape(size) for part, size in zip(parts, self._sizes, strict=True)])
         for names in self.layer._names():
             values: list[Array | None] = [None if name is None else next(arrays) for name in names]
             yield Weights(*values)  # type: ignore[arg-type]
 
 
-def _check(name: str, shape: tuple[int, ...], dtype: str, weight: torch.Tensor) -> None:
-    if tuple(weight.shape) != shape:
-        raise ShapeError(f"{name}: expected {list(shape)}, got {list(weight.shape)}")
-    if weight.dtype != getattr(torch, dtype) or not weight.is_cpu:
-        raise TensorError(f"{name}: expected {dtype} on the CPU, got {weight.dtype} on {weight.device}")
+def _addresses(arrays: Sequence[Array]) -> Array:
+    return np.array([array.ctypes.data for array in arrays], np.int64)
