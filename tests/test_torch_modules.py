@@ -28,6 +28,7 @@ from torch_cases import (
     make,
     random,
     results,
+    one_torch_thread,
     states,
     twins,
 )
@@ -43,7 +44,10 @@ CASES = [
     for name, options in {**OPTIONS, **(PROJECTION if kind == "LSTM" else {})}.items()
     for dtype in DTYPES
 ]
-pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN"),
+    pytest.mark.usefixtures("one_torch_thread"),
+]
 
 
 def compare(kind: str, options: dict[str, Any], dtype: torch.dtype, inputs: dict[str, torch.Tensor], run: Any) -> None:
