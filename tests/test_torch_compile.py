@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch._dynamo
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch_cases import KINDS, H, I, hx_of, kernels_only, leaves, make, one_torch_thread, random, states
+from torch_cases import KINDS, H, I, hx_of, kernels_only, leaves, make, random, states
 
 import fastrnn.torch
 
@@ -74,7 +74,8 @@ def test_lengths_reset_cells_projection_and_unbatched() -> None:
         for a, b in zip(leaves(got), leaves(want), strict=True):
             assert torch.equal(a, b)
         assert torch.equal(gradients(got, [x])[0], gradients(want, [x])[0])
-    assert torch.equal(compiled(module)(x[:, 0])[0], module(x[:, 0])[0])
+    single = x[:, 0].detach()
+    assert torch.equal(compiled(module)(single)[0], module(single)[0])
 
 
 def test_packed_sequences_compile_too() -> None:
@@ -142,7 +143,7 @@ def test_what_a_traced_graph_cannot_have_is_refused_by_name() -> None:
             return torch.autograd.forward_ad.unpack_dual(y).tangent
 
     for f in (lambda: compiled(tangent)(x), lambda: dual(compiled(module), x)):
-        with pytest.raises(Exception, match="expected no torch.func transform and no forward-mode tangents"):
+        with pytest.raises(Exception, match=r"expected no torch.func transform and no forward-mode tangents"):
             f()
         torch._dynamo.reset()
     for f, want in (
@@ -154,6 +155,6 @@ def test_what_a_traced_graph_cannot_have_is_refused_by_name() -> None:
     exported = torch.export.export(module, (x,)).module()
     with pytest.raises(NotImplementedError, match="forward-mode tangents"):
         dual(exported, x)
-    y = compiled(module.requires_grad_())(x.clone().requires_grad_())[0]
+    y = compiled(module)(x.requires_grad_())[0]
     with pytest.raises(RuntimeError, match="double backward"):
-        torch.autograd.grad(torch.autograd.grad(y.sum(), module.weight_hh_l0, create_graph=True)[0].sum(), x)
+        torch.autograd.grad(torch.autograd.grad(y.sum(), x, create_graph=True)[0].sum(), x)

@@ -28,7 +28,6 @@ from torch_cases import (
     make,
     random,
     results,
-    one_torch_thread,
     states,
     twins,
 )
@@ -74,8 +73,11 @@ def test_unbatched(kind: str, options: dict[str, Any], dtype: torch.dtype) -> No
     compare(kind, options, dtype, inputs, lambda m, i: m(i["x"], hx_of(i)))
 
 
-@pytest.mark.parametrize("lengths", [[6, 4, 4, 1, 1], [2, 6, 1, 5, 6], [6] * 5], ids=["sorted", "unsorted", "full"])
-@pytest.mark.parametrize("state", [True, False], ids=["state", "zeros"])
+@pytest.mark.parametrize(
+    ("lengths", "state"),
+    [([6, 4, 4, 1, 1], False), ([2, 6, 1, 5, 6], True), ([6] * 5, True)],
+    ids=["sorted", "unsorted", "full"],
+)
 @pytest.mark.parametrize(("kind", "options", "dtype"), CASES)
 def test_packed(kind: str, options: dict[str, Any], dtype: torch.dtype, state: bool, lengths: list[int]) -> None:
     inputs = {"x": random(T, B, I, dtype=dtype)} | (states(kind, options, (B,), dtype) if state else {})
@@ -134,9 +136,7 @@ def infos() -> list[Any]:
 def test_torchs_own_module_inputs(info: Any, dtype: torch.dtype, training: bool) -> None:
     torch.manual_seed(0)
     options = {"with_packed_sequence": True} if info.module_cls in (torch.nn.RNN, torch.nn.GRU) else {}
-    samples = info.module_inputs_func(
-        info, device="cpu", dtype=dtype, requires_grad=True, training=training, **options
-    )
+    samples = info.module_inputs_func(info, device="cpu", dtype=dtype, requires_grad=True, training=training, **options)
     for sample in samples:
         made, given = sample.constructor_input, sample.forward_input
         theirs = info.module_cls(*made.args, **made.kwargs, dtype=torch.float64).train(training)
@@ -311,7 +311,9 @@ def test_options_that_torch_lacks_are_accepted_at_their_default() -> None:
 @pytest.mark.parametrize("batch_first", [False, True])
 @pytest.mark.parametrize("kind", [*KINDS, "RNN_identity", "GRU_before"])
 def test_lengths_and_reset(kind: str, batch_first: bool) -> None:
-    extra = {"RNN_identity": {"nonlinearity": "identity"}, "GRU_before": {"reset_after": False}}.get(kind, KINDS.get(kind))
+    extra = {"RNN_identity": {"nonlinearity": "identity"}, "GRU_before": {"reset_after": False}}.get(
+        kind, KINDS.get(kind)
+    )
     options = {"num_layers": 2, "bidirectional": True, "batch_first": batch_first, **extra}  # type: ignore[dict-item]
     module = getattr(fastrnn.torch, kind.split("_")[0])(I, H, **options)
     core = getattr(fastrnn, kind.split("_")[0])(I, H, **options)
@@ -342,7 +344,7 @@ def test_return_cells_is_c_after_every_step_with_its_gradient(batch_first: bool)
     module = fastrnn.torch.LSTM(I, H, batch_first=batch_first, return_cells=True, dtype=torch.float64)
     x = random(*((B, T, I) if batch_first else (T, B, I)), dtype=torch.float64)
     with kernels_only():
-        y, (h_n, c_n), (c,) = module(x)
+        y, (_, c_n), (c,) = module(x)
         got = torch.autograd.grad((c * y).sum(), [x, *module.parameters()])
     cell = torch.nn.LSTMCell(I, H, dtype=torch.float64)
     cell.load_state_dict({name.removesuffix("_l0"): value for name, value in module.state_dict().items()})
@@ -352,7 +354,12 @@ def test_return_cells_is_c_after_every_step_with_its_gradient(batch_first: bool)
         found.append(states)
     hs, cs = (torch.stack(parts, dim=1 if batch_first else 0) for parts in zip(*found, strict=True))
     assert_close("c", c.detach().numpy(), cs.detach().numpy(), rounding("float64", T, H))
-    assert_close("c_n", c_n[0].detach().numpy(), cs.select(1 if batch_first else 0, -1).detach().numpy(), rounding("float64", T, H))
+    assert_close(
+        "c_n",
+        c_n[0].detach().numpy(),
+        cs.select(1 if batch_first else 0, -1).detach().numpy(),
+        rounding("float64", T, H),
+    )
     want = torch.autograd.grad((cs * hs).sum(), [x, *cell.parameters()])
     for a, b in zip(got, want, strict=True):
         assert_close("gradient", a.numpy(), b.numpy(), rounding("float64", T, H))
@@ -397,7 +404,9 @@ def test_positional_arguments_are_torchs() -> None:
             assert getattr(ours, name, None) == getattr(theirs, name, None), name
         if "Cell" not in kind:
             assert isinstance(ours, torch.nn.RNNBase)
-            assert [p.shape for ps in ours.all_weights for p in ps] == [p.shape for ps in theirs.all_weights for p in ps]
+            assert [p.shape for ps in ours.all_weights for p in ps] == [
+                p.shape for ps in theirs.all_weights for p in ps
+            ]
             assert ours.flatten_parameters() is None
 
 
@@ -563,7 +572,9 @@ def test_parametrized_and_clipped_like_torchs() -> None:
 def test_threads_follow_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     seen, forward, backward = [], sequence.forward, sequence.backward
     monkeypatch.setattr(sequence, "forward", lambda *a, **k: seen.append(threads.get_num_threads()) or forward(*a, **k))
-    monkeypatch.setattr(sequence, "backward", lambda *a, **k: seen.append(threads.get_num_threads()) or backward(*a, **k))
+    monkeypatch.setattr(
+        sequence, "backward", lambda *a, **k: seen.append(threads.get_num_threads()) or backward(*a, **k)
+    )
     before, own = torch.get_num_threads(), threads.get_num_threads()
     try:
         for number in (1, 3):

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from tolerance import assert_close, rounding
-from torch_cases import kernels_only, one_torch_thread
+from torch_cases import kernels_only
 
 import fastrnn.torch
 
@@ -25,7 +25,11 @@ class Model(torch.nn.Module):
         self.encoder = torch.nn.LSTM(5, 6, 2, batch_first=True, bidirectional=True)
         self.layers = torch.nn.ModuleList([torch.nn.GRU(12, 6, batch_first=True), torch.nn.RNN(6, 6, batch_first=True)])
         self.cells = torch.nn.ModuleDict(
-            {"a": torch.nn.LSTMCell(6, 6), "b": torch.nn.GRUCell(6, 6), "c": torch.nn.RNNCell(6, 6, nonlinearity="relu")}
+            {
+                "a": torch.nn.LSTMCell(6, 6),
+                "b": torch.nn.GRUCell(6, 6),
+                "c": torch.nn.RNNCell(6, 6, nonlinearity="relu"),
+            }
         )
         self.same = self.encoder
         self.head = torch.nn.Linear(6, 11)
@@ -68,14 +72,14 @@ def test_a_model_trains_to_the_same_losses() -> None:
 
 def test_everything_else_stays() -> None:
     model = Model().eval()
-    before = {name: module for name, module in model.named_modules()}
+    before = dict(model.named_modules())
     parameters, names, shown = list(model.parameters()), list(model.state_dict()), repr(model)
     seen: list[str] = []
     model.encoder.register_forward_hook(lambda *a: seen.append("hook"))
     report = fastrnn.torch.replace(model)
     assert report.swapped == NAMES
     assert report.kept == {}
-    assert {name: module for name, module in model.named_modules()} == before, "other objects"
+    assert dict(model.named_modules()) == before, "other objects"
     assert all(p is q for p, q in zip(model.parameters(), parameters, strict=True))
     assert model.same is model.encoder
     assert type(model.encoder) is fastrnn.torch.LSTM
@@ -123,7 +127,7 @@ def test_what_is_left_alone_and_why() -> None:
     given = {
         "own": (Own(3, 4), "subclass of torch.nn.LSTM"),
         "normed": (parametrized, "parametrized"),
-        "half": (torch.nn.GRU(3, 4, dtype=torch.bfloat16), "bfloat16"),
+        "narrow": (torch.nn.GRU(3, 4, dtype=torch.bfloat16), "bfloat16"),
         "patched": (overridden(), "overridden"),
         "scripted": (torch.jit.script(torch.nn.GRU(3, 4)), "TorchScript"),
     }

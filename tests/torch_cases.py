@@ -135,4 +135,4 @@ def double(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # torch's testing package is not free of deprecated imports
-    from torch.testing._internal import common_modules as common_modules  # noqa: PLC0414
+    from torch.testing._internal import common_modules as common_modules

@@ -12,7 +12,7 @@ _number: int | None = None
 _borrowed: ContextVar[int | None] = ContextVar("fastrnn_num_threads", default=None)
 
 
-class limited:
+class Limited:
     """Inside the `with` block, calls of this thread or task use up to `number` threads: an adapter's own setting."""
 
     __slots__ = ("_number", "_token")

@@ -75,7 +75,7 @@ def forward(call: Call, x: Tensor, h: Tensor | None, c: Tensor | None, save: boo
     """Run the kernels; return y, h_n, c_n, c of every layer (those that the call has), and what backward needs."""
     spec, layer, snapshot = call.spec, call.layer, call.snapshot
     assert snapshot is not None, "a call on the kernels has packed weights"
-    with threads.limited(torch.get_num_threads()):
+    with threads.Limited(torch.get_num_threads()):
         inputs, batched = call.inputs(numpy(x), numpy(h), numpy(c))  # type: ignore[arg-type]
         output = sequence.forward(
             call.network, snapshot.backend, snapshot.packed, inputs, save=save or spec.cells,
@@ -100,7 +100,7 @@ def backward(
         rest = [None if g is None else g[None] for g in rest]
     dh, dc = (g if g is None or batched else g[:, None] for g in (*rest, None)[:2])
     dcells = [call.time_first(g, batched) for g in rest[2:]] if spec.cells else None
-    with threads.limited(torch.get_num_threads()):
+    with threads.Limited(torch.get_num_threads()):
         grads = sequence.backward(
             call.network, call.snapshot.backend, call.snapshot.packed, inputs, passes, dy, dh,
             dc if spec.cell_state else None, dcells, batch_first=spec.batch_first and batched,
@@ -250,7 +250,7 @@ def differentiable(
     with torch.enable_grad():
         # Aliases, since one argument may have been computed from another: each gradient is through this call alone.
         aliases = [None if a is None else a.view_as(a) for a in arguments]
-        outputs = by_steps(call, inputs, aliases[0], aliases[1], aliases[2], aliases[3:])  # type: ignore[arg-type]
+        outputs = by_steps(call, inputs, aliases[0], aliases[1], aliases[2], aliases[3:])
         pairs = [(o, g) for o, g in zip(outputs, given, strict=True) if g is not None]
         wanted = [a for a, need in zip(aliases, needed, strict=True) if need]
         found = iter(

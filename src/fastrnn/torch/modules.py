@@ -31,10 +31,10 @@ class _Module:
 
     def __getstate__(self) -> dict[str, Any]:
         """What copy and pickle keep: packed weights are made anew."""
-        above = super()
-        state: dict[str, Any] = above.__getstate__() if isinstance(self, torch.nn.RNNBase) else self.__dict__.copy()
+        layers = isinstance(self, torch.nn.RNNBase)  # which leaves something out itself
+        state: Any = super().__getstate__() if layers else self.__dict__.copy()
         state.pop("_snapshot", None)
-        return state
+        return state  # type: ignore[no-any-return]
 
     def _weights(self, names: Sequence[str]) -> list[Tensor]:
         held = self._parameters  # type: ignore[attr-defined]
@@ -49,7 +49,7 @@ class _Module:
         weights = self._weights(names)
         if torch.is_autocast_enabled("cpu") and weights[0].dtype == torch.float32:
             wanted = _autocast_dtype(spec, x, h)
-            x, h, c = (None if t is None else t.float() for t in (x, h, c))  # type: ignore[assignment]
+            x, h, c = (None if t is None else t.float() for t in (x, h, c))
             found = self._path(spec, rate, x, h, c, weights, lengths, reset)
             return [t.to(wanted) for t in found]
         return self._path(spec, rate, x, h, c, weights, lengths, reset)
@@ -96,9 +96,8 @@ class _Module:
 
 def _is_traced(x: Tensor) -> bool:
     """Whether something other than the kernels is to see the call: a dispatch mode, a tensor without numbers."""
-    return bool(
-        torch._C._len_torch_dispatch_stack() or x.is_meta or (type(x) is not Tensor and not isinstance(x, torch.nn.Parameter))
-    )
+    plain = type(x) is Tensor or isinstance(x, torch.nn.Parameter)
+    return bool(torch._C._len_torch_dispatch_stack() or x.is_meta or not plain)
 
 
 def _check(x: Tensor, h: Any, c: Any, weight: Tensor) -> None:

@@ -25,7 +25,9 @@ CALL = (
     "str mode, int input_size, int hidden_size, int num_layers, bool bias, bool batch_first, bool bidirectional, "
     "int proj_size, bool single, bool cells"
 )
-NO_TRANSFORM = "torch.compile: expected no torch.func transform and no forward-mode tangents, got one; eager mode has them"
+NO_TRANSFORM = (
+    "torch.compile: expected no torch.func transform and no forward-mode tangents, got one; eager mode has them"
+)
 
 
 def run(
@@ -55,7 +57,8 @@ def _forward(
     *constants: Any,
 ) -> list[Tensor]:  # fmt: skip
     call = _call(x, weights, lengths, reset, seed, rate, constants)
-    return function.forward(call, x, h, c, save=False)[0]
+    # Strides are part of a traced graph; the kernels' c after every step is time first in memory.
+    return [t.contiguous() for t in function.forward(call, x, h, c, save=False)[0]]
 
 
 def _backward(

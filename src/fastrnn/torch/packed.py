@@ -43,7 +43,7 @@ def pad(packed: PackedSequence) -> Padded:
     if data.dim() != 2:
         raise ShapeError(f"x: expected a PackedSequence of [N, I], got {tuple(data.shape)}")
     steps, batch = batch_sizes.numel(), int(batch_sizes[0])
-    if data.shape[0] == steps * batch:
+    if not torch.compiler.is_compiling() and data.shape[0] == steps * batch:  # a graph cannot hang on the lengths
         return Padded(data.view(steps, batch, -1), None, None, packed)
     valid = torch.arange(batch) < batch_sizes.unsqueeze(1)
     places = valid.flatten().nonzero().squeeze(1)

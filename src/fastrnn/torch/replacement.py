@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -70,7 +71,7 @@ def restore(model: torch.nn.Module) -> Report:
     return report
 
 
-def _reason(module: torch.nn.Module) -> str | None:
+def _reason(module: Any) -> str | None:
     """Why a module cannot be swapped: None if it can, "" if it is none of torch's recurrent modules."""
     if isinstance(module, torch.jit.ScriptModule):
         named = getattr(module, "original_name", "") in {kind.__name__ for kind in OURS}
@@ -81,10 +82,11 @@ def _reason(module: torch.nn.Module) -> str | None:
     if torch.nn.utils.parametrize.is_parametrized(module):
         return "its parameters are parametrized: replace first, then parametrize"
     if type(module) is not kind:
-        return f"{type(module).__qualname__} is a subclass of torch.nn.{kind.__name__}, with a forward of its own or not"
+        return f"{type(module).__qualname__} is a subclass of torch.nn.{kind.__name__}"
     if "forward" in module.__dict__:
         return "its forward was overridden"
-    for parameter in module.parameters():
+    tensors: Any = module
+    for parameter in tensors.parameters():
         if parameter.dtype not in DTYPES:
             return f"no kernels for {parameter.dtype} on the CPU"
         if parameter.device.type not in ("cpu", "meta"):

@@ -78,12 +78,12 @@ def run(
     the last, or None.
     """
     if spec.single:
-        x, h, c = (None if t is None else t.unsqueeze(0) for t in (x, h, c))  # type: ignore[assignment]
+        x, h, c = (None if t is None else t.unsqueeze(0) for t in (x, h, c))
     batched = x.dim() == 3
     if batched and spec.batch_first:
         x = x.transpose(0, 1)
     elif not batched:
-        x, h, c = (None if t is None else t.unsqueeze(1) for t in (x, h, c))  # type: ignore[assignment]
+        x, h, c = (None if t is None else t.unsqueeze(1) for t in (x, h, c))
     y, h_n, c_n, cells = _layers(spec, x, h, c, weights, lengths, reset, scales)
     states = [h_n, c_n] if spec.cell_state else [h_n]
     states = states if batched else [s.squeeze(1) for s in states]
