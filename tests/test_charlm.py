@@ -414,6 +414,13 @@ def test_streams_restored_give_the_same_windows():
 # --- the yardstick
 
 
+def test_a_text_without_a_whole_n_gram_is_refused() -> None:
+    model = NGram(np.arange(5), 5)
+    assert np.isfinite(model.bits_per_symbol(np.arange(3)))
+    with pytest.raises(ValueError, match="ids: expected at least 3 symbols, got 2"):
+        model.bits_per_symbol(np.arange(2))
+
+
 def kneser_ney(text: str, size: int, context: str, symbol: str) -> float:
     """The formula of NGram's docstring, order 3, with dictionaries and strings."""
     counts = {3: collections.Counter(text[i : i + 3] for i in range(len(text) - 2))}
@@ -484,8 +491,8 @@ def test_the_standard_library_is_one_text_with_whole_files_held_out():
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"", "expected a text of at least 20 characters, got an empty file"),
-        (b"too short", "expected a text of at least 20 characters, got 9"),
+        (b"", "expected a text of at least 30 characters, got an empty file"),
+        (b"too short", "expected a text of at least 30 characters, got 9"),
         (b"a" * 30 + b"\xff" + b"b" * 30, "expected UTF-8 text, got byte 0xff at offset 30"),
     ],
 )

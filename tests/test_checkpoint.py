@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import stat
 import struct
 from collections.abc import Callable
@@ -22,6 +23,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "plain": {},
     "many": {"num_layers": 2, "bidirectional": True, "bias": False, "dropout": 0.5, "batch_first": True},
     "projection": {"proj_size": 3, "num_layers": 2},
+    "regularised": {"zoneout": 0.2, "recurrent_dropout": 0.3, "recurrent": "diagonal", "training": True},
+    "mask": {"recurrent": "mask", "num_layers": 2},
 }
 
 
@@ -213,7 +216,7 @@ def test_what_is_not_a_file_is_an_os_error(tmp_path: Path) -> None:
     with pytest.raises(IsADirectoryError):
         fastrnn.load(tmp_path)
     layer = fastrnn.RNN(3, 4)
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError, match=f"'{re.escape(str(tmp_path / 'no'))}'$"):
         layer.save(tmp_path / "no" / "folder")
     (tmp_path / "folder").mkdir()
     with pytest.raises(IsADirectoryError):

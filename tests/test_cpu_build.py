@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,22 @@ def test_a_relative_cache_folder_holds_after_a_change_of_folder(package: Path, t
     assert run(package, "here", cwd=tmp_path) == ["3.0", "0 True"]
     assert list((tmp_path / "here").glob("*/loop_rnn_identity.py"))
     assert run(package, "here", cwd=tmp_path)[1] == "1 True"
+
+
+def test_a_new_folder_removes_those_unused_for_long(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from fastrnn.cpu import build
+
+    monkeypatch.setenv("FASTRNN_CACHE_DIR", str(tmp_path))
+    names = {"old": "a" * 20, "used": "b" * 20, "other": "not-ours"}
+    for name in names.values():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").touch()
+    long_ago = time.time() - build.UNUSED_SECONDS - 60
+    for which in ("old", "other"):
+        os.utime(tmp_path / names[which], (long_ago, long_ago))
+    assert build._folder("c" * 20) == tmp_path / ("c" * 20)
+    build._folders.pop()
+    assert {path.name for path in tmp_path.iterdir()} == {names["used"], names["other"], "c" * 20}
 
 
 def test_a_cache_folder_that_cannot_be_written_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

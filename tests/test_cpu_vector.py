@@ -114,8 +114,8 @@ def test_width_follows_the_instruction_sets(monkeypatch: pytest.MonkeyPatch) -> 
     try:
         for features, expected in wanted.items():
             monkeypatch.setattr(v.config, "CPU_FEATURES", features)
-            v._target_features.cache_clear()
+            v.target_features.cache_clear()
             assert (v.vector_bytes(), v.vector_registers(), v.has_fma()) == expected, features
     finally:
         monkeypatch.undo()
-        v._target_features.cache_clear()
+        v.target_features.cache_clear()

@@ -60,7 +60,7 @@ def test_xavier_gate_by_gate(cell: str) -> None:
     gates = len(CELLS[cell].gates)
     layer = LAYERS[cell](30, 64, 2, init="xavier", seed=3, dtype="float64")
     for name, value in layer.params.items():
-        if name.startswith("bias"):
+        if name.startswith(("bias", "weight_p")):
             assert not value.any(), name
             continue
         for gate in value.reshape(gates, 64, -1):
@@ -124,7 +124,9 @@ def test_parameter_counts_with_one_bias_per_gate(m: int, n: int) -> None:
     }
     assert count["rnn_tanh"] == (m + n) * n + n
     assert count["lstm"] == 4 * (m * n + n * n + n)
-    assert count["gru"] == 3 * (m * n + n * n + n)
+    assert count["gru"] == count["lstm_coupled"] == 3 * (m * n + n * n + n)
+    assert count["lstm_peephole"] == count["lstm"] + 3 * n
+    assert count["lstm_coupled_peephole"] == count["lstm_coupled"] + 2 * n
     assert count["lstm"] - sum(v.size for v in fastrnn.LSTM(m, n, bias=False).params.values()) == 4 * n
 
 
@@ -139,6 +141,22 @@ def test_parameters_are_read_only() -> None:
         layer.params["weight_ih_l0"] = np.zeros((12, 3), np.float32)
     with pytest.raises(AttributeError):
         layer.params = {}
+    for value in layer.params.values():
+        with pytest.raises(ValueError, match="cannot set WRITEABLE"):
+            value.flags.writeable = True
+        owner = value.base
+        while isinstance(owner, np.ndarray):
+            assert not owner.flags.writeable
+            owner = owner.base
+        assert memoryview(owner).readonly
+
+
+def test_the_mapping_of_parameters_follows_updates() -> None:
+    layer = fastrnn.GRU(3, 4, seed=0)
+    params, held = layer.params, layer.params["bias_hh_l0"]
+    layer.update({"bias_hh_l0": held + 1})
+    np.testing.assert_array_equal(params["bias_hh_l0"], held + 1)
+    assert list(params) == list(layer.state_dict())
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

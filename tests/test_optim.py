@@ -83,7 +83,17 @@ def test_adam_refuses_a_step_whole():
     [({"lr": -1.0}, "lr"), ({"lr": float("nan")}, "lr"), ({"betas": (0.9, 1.0)}, "betas"), ({"eps": -1e-8}, "eps")],
 )
 def test_adam_refuses_options_out_of_range(options, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=f"^{message}: expected"):
+        Adam(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"lr": "0.1"}, "lr"), ({"lr": None}, "lr"), ({"betas": 0.9}, "betas"), ({"betas": (0.9,)}, "betas"),
+     ({"betas": ("a", 0.9)}, "betas"), ({"eps": True}, "eps")],
+)  # fmt: skip
+def test_adam_refuses_options_of_another_type(options, message):
+    with pytest.raises(TypeError, match=f"^{message}: expected"):
         Adam(**options)
 
 

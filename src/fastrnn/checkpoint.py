@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ def write(path: str | os.PathLike[str], tensors: Mapping[str, Array], descriptio
     from safetensors.numpy import save
 
     target = Path(path)
+    if not target.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(target.parent))
     data = save(dict(tensors), metadata={KEY: json.dumps({"format": FORMAT, **description})})
     handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     try:
@@ -51,17 +54,25 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Array], dict[str, Any]
 
     with Path(path).open("rb"):
         pass  # a missing or unreadable file is an OSError, not a damaged checkpoint
+
+    def opened(use: Callable[[Any], Any]) -> Any:
+        try:
+            with safe_open(path, framework="np") as file:
+                return use(file)
+        except (SafetensorError, AttributeError, OSError, TypeError, ValueError) as error:
+            raise ValueError(f"{path}: expected a safetensors file, got a damaged or foreign one ({error})") from error
+
+    description = _described(path, opened(lambda file: file.metadata() or {}))  # before the tensors, perhaps large
+    return opened(lambda file: {name: file.get_tensor(name) for name in file.keys()}), description  # noqa: SIM118
+
+
+def _described(path: str | os.PathLike[str], metadata: Mapping[str, str]) -> dict[str, Any]:
+    """The description in a file's metadata."""
     try:
-        with safe_open(path, framework="np") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    except (SafetensorError, AttributeError, OSError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: expected a safetensors file, got a damaged or foreign one ({error})") from error
-    try:
-        description = json.loads(metadata[KEY])
+        description: dict[str, Any] = json.loads(metadata[KEY])
         version = description["format"]
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: expected a fastrnn checkpoint, got a safetensors file of another origin") from error
     if version != FORMAT:
         raise ValueError(f"{path}: expected checkpoint format {FORMAT}, got {version!r}")
-    return tensors, description
+    return description

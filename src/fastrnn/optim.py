@@ -8,8 +8,8 @@ from types import ModuleType
 
 import numpy as np
 
+from fastrnn import validation
 from fastrnn.arrays import Array, array_module, describe
-from fastrnn.nn.layer import check
 
 
 class Adam:
@@ -24,20 +24,17 @@ class Adam:
         eps: added to the root of the second moment.
 
     Raises:
-        ValueError: an argument out of range.
+        ValueError, TypeError: an argument out of range; not a number.
 
     Source: Kingma and Ba, "Adam: a method for stochastic optimization" (2015), in the order of torch.optim.Adam.
     """
 
     def __init__(self, lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8) -> None:
-        for name, value, fits, wanted in (
-            ("lr", lr, 0 <= lr < math.inf, "a finite number of at least 0"),
-            ("betas", betas, len(betas) == 2 and all(0 <= beta < 1 for beta in betas), "two numbers in [0, 1)"),
-            ("eps", eps, 0 <= eps < math.inf, "a finite number of at least 0"),
-        ):
-            if not fits:
-                raise ValueError(f"{name}: expected {wanted}, got {value!r}")
-        self.lr, self.betas, self.eps = lr, betas, eps
+        if not isinstance(betas, (tuple, list)) or len(betas) != 2:
+            raise TypeError(f"betas: expected a pair of numbers, got {describe(betas)}")
+        beta1, beta2 = (validation.probability("betas", beta) for beta in betas)
+        self.lr, self.eps = validation.real("lr", lr, 0), validation.real("eps", eps, 0)
+        self.betas = beta1, beta2
         self._t = 0
         self._m: dict[str, Array] = {}
         self._v: dict[str, Array] = {}
@@ -105,9 +102,9 @@ class Adam:
         if self._m and params.keys() != self._m.keys():
             raise ValueError(f"params: expected the names {sorted(self._m)} as before, got {sorted(params)}")
         for name, w in params.items():
-            check(f"grads[{name!r}]", grads[name], w.shape, like=w)
+            validation.beside(f"grads[{name!r}]", grads[name], w.shape, like=w)
             if name in self._m:
-                check(f"params[{name!r}]", w, self._m[name].shape, like=self._m[name])
+                validation.beside(f"params[{name!r}]", w, self._m[name].shape, like=self._m[name])
 
 
 def clip_by_global_norm(grads: Mapping[str, Array], theta: float) -> tuple[dict[str, Array], float]:

@@ -10,7 +10,7 @@ import numpy as np
 from fastrnn import validation
 from fastrnn.arrays import Array
 from fastrnn.recurrence import Backend, Stepper
-from fastrnn.sequence import Network
+from fastrnn.sequence import Network, zone
 
 
 class Stream:
@@ -28,7 +28,7 @@ class Stream:
         self._layers: list[Stepper] = []
         for layer in packed:
             source = self._layers[-1].y if self._layers else self._x
-            self._layers.append(backend.stepper(network.cell, layer, source))
+            self._layers.append(backend.stepper(network.cell, layer, source, zone(np, network, dtype)))
         self._open = True
 
     def __enter__(self) -> Stream:
@@ -50,8 +50,10 @@ class Stream:
         """Go on from this state, given as the layer returns it; None stands for zeros.
 
         Raises:
+            RuntimeError: the stream is closed.
             ShapeError, TypeError: the state is not as expected; the stream's own then stays as it was.
         """
+        self._check_open("set_state")
         network = self._network
         h, c = validation.pair(
             "state", "_0", state, network.num_layers, self._x.shape[0], network.output_size, network.hidden_size,
@@ -74,10 +76,13 @@ class Stream:
         Raises:
             RuntimeError: the stream is closed. ShapeError, TypeError: x is not as expected.
         """
-        if not self._open:
-            raise RuntimeError("step: expected an open stream, got one whose `with` block has ended")
+        self._check_open("step")
         self._x[...] = validation.array("x", x, self._dtype, self._x.shape)
         for layer in self._layers:
             layer.step()
         y: Array = self._layers[-1].y
         return y
+
+    def _check_open(self, what: str) -> None:
+        if not self._open:
+            raise RuntimeError(f"{what}: expected an open stream, got one whose `with` block has ended")

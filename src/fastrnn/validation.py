@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib.util
 import math
 import numbers
+import re
 from collections.abc import Mapping, Sequence
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -18,12 +20,7 @@ DTYPES = ("float32", "float64")
 INITS = ("uniform", "xavier", "orthogonal", "identity")
 # Options of the public interface that no loop of this version has; each is refused by name unless it has this value.
 NOT_YET: dict[str, Any] = {
-    "peephole": False,
-    "coupled": False,
-    "recurrent": "full",
     "layer_norm": False,
-    "zoneout": 0.0,
-    "recurrent_dropout": 0.0,
     "precision": "highest",
     "save": "gates",
 }
@@ -42,16 +39,21 @@ def constructor(arguments: Mapping[str, Any]) -> dict[str, Any]:
         plain[name] = integer(name, plain[name], 1)
     if "nonlinearity" in arguments:
         choice("nonlinearity", arguments["nonlinearity"], ("tanh", "relu", "identity"))
-    for name in ("bias", "batch_first", "bidirectional", "reset_after"):
+    if plain.get("peephole") == "dense":
+        raise ValueError("peephole: expected False or True, the only values in this version, got 'dense'")
+    for name in ("bias", "batch_first", "bidirectional", "reset_after", "peephole", "coupled"):
         if name in plain:
             plain[name] = boolean(name, plain[name])
-    plain["dropout"] = probability("dropout", plain["dropout"])
+    for name in ("dropout", "recurrent_dropout"):
+        plain[name] = probability(name, plain[name])
     if "proj_size" in plain:
         plain["proj_size"] = integer("proj_size", plain["proj_size"], 0)
         if plain["proj_size"] >= plain["hidden_size"]:
             raise ValueError(
                 f"proj_size: expected less than hidden_size = {plain['hidden_size']}, got {plain['proj_size']}"
             )
+    plain["zoneout"] = zoneout(plain["zoneout"], "proj_size" in plain, plain.get("proj_size", 0))
+    plain["recurrent"] = recurrent(plain["recurrent"], plain["hidden_size"], plain.get("proj_size", 0))
     plain["dtype"] = dtype_name(plain["dtype"])
     choice("init", plain["init"], INITS)
     for name, supported in NOT_YET.items():
@@ -67,6 +69,45 @@ def constructor(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return plain
 
 
+def zoneout(value: object, cell_state: bool, proj_size: int) -> float | tuple[float, float]:
+    """Return the rate of h and c, or, where there is a cell state, a pair of rates."""
+    rates: float | tuple[float, float]
+    if not isinstance(value, (tuple, list)):
+        rates = first = probability("zoneout", value)
+    elif cell_state and len(value) == 2:
+        rates = first, _ = probability("zoneout", value[0]), probability("zoneout", value[1])
+    else:
+        raise TypeError(f"zoneout: expected a number{' or a pair' if cell_state else ''}, got {describe(value)}")
+    if proj_size and first:
+        raise ValueError(f"zoneout: expected (0, z_c) with proj_size, whose h has another width, got {value!r}")
+    return rates
+
+
+def recurrent(value: object, hidden_size: int, proj_size: int) -> str | Array:
+    """Return "full", "diagonal", or a mask of zeros and ones as bool [H, H]."""
+    if isinstance(value, str):
+        choice("recurrent", value, ("full", "diagonal"))
+        if value == "full":
+            return value
+        result: str | Array = value
+    else:
+        try:
+            mask = np.asarray(value)
+        except ValueError as error:
+            raise TypeError(f"recurrent: expected a name or a mask, got {describe(value)}") from error
+        shape = (hidden_size, hidden_size)
+        if mask.dtype.kind not in "biuf":
+            raise TypeError(f"recurrent: expected 'full', 'diagonal' or a mask of 0 and 1, got {describe(value)}")
+        if mask.shape != shape:
+            raise ShapeError(f"recurrent: expected a mask [{hidden_size}, {hidden_size}], got {describe(mask)}")
+        if not ((mask == 0) | (mask == 1)).all():
+            raise ValueError("recurrent: expected a mask of 0 and 1, got other values too")
+        result = mask.astype(bool)
+    if proj_size:
+        raise ValueError(f"recurrent: expected 'full' with proj_size, got {describe(value)}")
+    return result
+
+
 def only(name: str, value: object, supported: object) -> object:
     """Return the one value that this version has for an option; refuse every other by name."""
     if isinstance(value, np.ndarray) or value != supported:
@@ -74,14 +115,14 @@ def only(name: str, value: object, supported: object) -> object:
     return supported
 
 
-def dtype_name(value: object) -> str:
+def dtype_name(value: object, name: str = "dtype") -> str:
     """Return the name of a layer's dtype, given by name, as a type or as np.dtype."""
     try:
         native = None if value is None else np.dtype(value)  # type: ignore[call-overload]
     except TypeError:
         native = None
     if native is None or not native.isnative or native.name not in DTYPES:
-        raise TypeError(f"dtype: expected one of {', '.join(DTYPES)} on the CPU, got {value!r}")
+        raise TypeError(f"{name}: expected one of {', '.join(DTYPES)} on the CPU, got {value!r}")
     return str(native.name)
 
 
@@ -103,12 +144,14 @@ def integer(name: str, value: object, low: int, high: int | None = None) -> int:
     return number
 
 
-def real(name: str, value: object) -> float:
-    """Return `value` as a finite float; bool is refused."""
+def real(name: str, value: object, low: float = -math.inf) -> float:
+    """Return `value` as a finite float of at least `low`; bool is refused."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name}: expected a number, got {describe(value)}")
     if not math.isfinite(value):
         raise ValueError(f"{name}: expected a finite number, got {value}")
+    if value < low:
+        raise ValueError(f"{name}: expected at least {low}, got {value}")
     return float(value)
 
 
@@ -129,7 +172,7 @@ def device(name: object) -> None:
     """Check a device's name; this version has loops for the CPU only."""
     if name == "cpu":
         return
-    if not isinstance(name, str) or name.partition(":")[0] != "cuda":
+    if not isinstance(name, str) or not re.fullmatch(r"cuda(:\d+)?", name):
         raise ValueError(f"device: expected 'cpu' or 'cuda:N', got {name!r}")
     if importlib.util.find_spec("cupy") is None:
         raise ImportError(f"device: {name!r} needs CuPy: pip install fastrnn[cuda12] or fastrnn[cuda13]")
@@ -149,6 +192,30 @@ def array(name: str, value: object, dtype: object, shape: Sequence[int | str]) -
         raise TypeError(f"{expected} as a NumPy array, got {where}{describe(value)}")
     wrong = TypeError if _has_shape(value, shape) else ShapeError
     raise wrong(f"{expected}, got {describe(value)}")
+
+
+def beside(name: str, value: object, shape: tuple[int | None, ...], like: Array, lead: str = "") -> ModuleType:
+    """Check that `value` has `like`'s module and dtype and ends in `shape`, and return its module.
+
+    Args:
+        name: what the error calls it.
+        value: the array to check.
+        shape: its last axes; None stands for any length.
+        like: an array of the dtype and device that are expected.
+        lead: how the error shows axes before `shape` ("..., "); without it there may be none.
+    """
+    xp = array_module(like)
+    assert xp is not None, "a layer's own array"
+    wanted = f"{name}: expected [{lead}{', '.join('any' if n is None else str(n) for n in shape)}] {like.dtype}"
+    if type(value) is not type(like):
+        raise TypeError(f"{wanted} as a {xp.__name__} array, got {describe(value)}")
+    if value.dtype != like.dtype:
+        raise TypeError(f"{wanted}, got {describe(value)}")
+    ends = value.shape[value.ndim - len(shape) :] if value.ndim >= len(shape) else ()
+    fits = len(ends) == len(shape) and all(n is None or n == m for n, m in zip(shape, ends, strict=True))
+    if not fits or (not lead and value.ndim != len(shape)):
+        raise ShapeError(f"{wanted}, got {describe(value)}")
+    return xp
 
 
 def _has_shape(value: Array, shape: Sequence[int | str]) -> bool:

@@ -33,13 +33,12 @@ def processor() -> str:
 
 def describe() -> dict[str, Any]:
     """Processor, SIMD features that the compiler may use, cores of this process, system."""
-    from llvmlite.binding import get_host_cpu_features
+    from fastrnn.cpu.vector import target_features
 
-    features = get_host_cpu_features()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "processor": processor(),
-        "features": [name for name in FEATURES if features.get(name)],
+        "features": [name for name in FEATURES if name in target_features()],
         "cores": cores,
         "system": f"{platform.system()} {platform.machine()}",
     }

@@ -55,7 +55,7 @@ def train(
     seed: Annotated[int | None, typer.Option(help="Of all that is random.", show_default="0")] = None,
     threads: Annotated[
         int | None,
-        typer.Option(help="Of the recurrent layers; NumPy's BLAS has its own setting.", show_default="all cores"),
+        typer.Option(help="Of every layer; the result does not depend on it.", show_default="all cores"),
     ] = None,
     report_every: Annotated[int, typer.Option(help="Steps between reports, and between checkpoints.")] = 100,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the result.")] = False,

@@ -8,13 +8,17 @@ it there. An edit of any of them makes another folder.
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import importlib
 import importlib.util
 import os
 import platform
+import re
+import shutil
 import sys
 import tempfile
+import time
 import warnings
 from collections.abc import Callable
 from functools import cache
@@ -34,6 +38,7 @@ from fastrnn.cells import Cell
 F = TypeVar("F", bound=Callable[..., Any])
 VARIABLE = "FASTRNN_CACHE_DIR"
 BINDING = "from fastrnn.cpu.cells.lstm import LSTM as CELL"
+UNUSED_SECONDS = 60 * 24 * 3600  # two months
 _folders: list[Path] = []
 _modules: dict[tuple[str, str | None], ModuleType] = {}
 # Numba's own: a second lock would be taken in the other order by a thread whose compilation comes back here.
@@ -67,6 +72,11 @@ def _made(name: str, cell: Cell | None) -> ModuleType:
     package = source.parent.parent
     files = sorted([*source.parent.rglob("*.py"), *package.glob("*.py")])  # masks.py compiles philox.py in
     if cell is not None:
+        if cell.numba is None:
+            raise ValueError(
+                f"cell: expected one with a Numba rendering on the backend 'cpu', got {cell.name!r}; "
+                "give it one, or call it under fastrnn.use_backend('reference')"
+            )
         module, rendering = cell.numba
         origin = importlib.import_module(module).__file__
         assert origin is not None, "a rendering stands in a file"
@@ -120,7 +130,16 @@ def _folder(digest: str) -> Path:
         warnings.warn(message, RuntimeWarning, stacklevel=2)
     if path not in _folders:
         _folders.append(path)
+        os.utime(path)
+        _forget_old(path.parent)
     return path
+
+
+def _forget_old(root: Path) -> None:
+    """Remove the folders of other sources and versions that no process has opened for a long time."""
+    for other in root.iterdir():
+        if re.fullmatch(r"[0-9a-f]{20}", other.name) and time.time() - other.stat().st_mtime > UNUSED_SECONDS:
+            shutil.rmtree(other, ignore_errors=True)
 
 
 def cache_root() -> Path:
@@ -135,12 +154,18 @@ def cache_root() -> Path:
 @cache
 def _temporary_root() -> Path:
     # A fixed name under the shared temporary folder could hold somebody else's code.
-    return Path(tempfile.mkdtemp(prefix="fastrnn-"))
+    root = tempfile.mkdtemp(prefix="fastrnn-")
+    atexit.register(shutil.rmtree, root, ignore_errors=True)
+    return Path(root)
 
 
 def _write(path: Path, text: str) -> None:
     """Write atomically: another process may be reading the same file."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        file.write(text)
-    os.replace(temporary, path)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

@@ -90,7 +90,7 @@ def _emit(context: Any, builder: Any, kinds: Any, args: Any, vec: Vec, rows: int
         row_pointers.append(element_pointer(context, builder, kinds[0], a, offset))
     panels = element_pointer(context, builder, kinds[4], w, w_offset)
     panel_pointers = [at(panels, builder.mul(w_pairstride, number(pair))) for pair in range(pairs)]
-    if rows >= 3:
+    if rows >= 3:  # with fewer there is too little to do until the result's lines are here
         result = element_pointer(context, builder, kinds[9], out, out_offset)
         for row in range(rows):
             _prefetch(builder, at(result, builder.mul(out_rowstride, number(row))))
@@ -135,7 +135,9 @@ def _prefetch(builder: Any, pointer: Any) -> None:
     """Ask for the line that `pointer` points to, to write to it."""
     i32 = ir.IntType(32)
     byte = builder.bitcast(pointer, ir.IntType(8).as_pointer())
-    function = builder.module.declare_intrinsic("llvm.prefetch", (), ir.FunctionType(ir.VoidType(), [byte.type, i32, i32, i32]))
+    function = builder.module.declare_intrinsic(
+        "llvm.prefetch", (), ir.FunctionType(ir.VoidType(), [byte.type, i32, i32, i32])
+    )
     builder.call(function, [byte, i32(1), i32(3), i32(1)])
 
 

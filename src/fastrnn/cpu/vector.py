@@ -17,7 +17,7 @@ from numba.extending import intrinsic, lower_builtin, models, register_model
 
 
 @cache
-def _target_features() -> frozenset[str]:
+def target_features() -> frozenset[str]:
     """Names of the instruction sets Numba compiles for: NUMBA_CPU_FEATURES where set, else the host's."""
     text = get_host_cpu_features() if config.CPU_FEATURES is None else config.CPU_FEATURES
     return frozenset(item[1:] for item in text.split(",") if item.startswith("+"))
@@ -25,7 +25,7 @@ def _target_features() -> frozenset[str]:
 
 def vector_bytes() -> int:
     """Width of a vector in bytes: 64 with AVX-512, 32 with AVX2 and FMA, else 16 (SSE2, NEON)."""
-    features = _target_features()
+    features = target_features()
     if "avx512f" in features:
         return 64
     return 32 if {"avx2", "fma"} <= features else 16
@@ -33,12 +33,12 @@ def vector_bytes() -> int:
 
 def vector_registers() -> int:
     """Number of vector registers of the target: 32 with AVX-512 or NEON, else 16."""
-    return 32 if vector_bytes() == 64 or "neon" in _target_features() else 16
+    return 32 if vector_bytes() == 64 or "neon" in target_features() else 16
 
 
 def has_fma() -> bool:
     """Whether the target has a fused multiply-add instruction; without one `fma` rounds twice."""
-    return bool({"fma", "neon"} & _target_features())
+    return bool({"fma", "neon"} & target_features())
 
 
 def lanes(dtype: Any) -> int:
@@ -191,9 +191,26 @@ def store_tuple(typingctx: Any, array: Any, offset: Any, stride: Any, vectors: A
 
 
 @intrinsic
+def add_tuple(typingctx: Any, array: Any, offset: Any, stride: Any, vectors: Any) -> Any:
+    """Add the tuple's vectors to what stands at offset, offset + stride, ... of a flat array."""
+    if not is_flat(array) or not isinstance(vectors, types.UniTuple) or vectors.dtype != Vec(array.dtype):
+        return None
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        array, offset, stride, values = args
+        for value in cgutils.unpack_tuple(builder, values, vectors.count):
+            pointer = element_pointer(context, builder, signature.args[0], array, offset)
+            store_ir(builder, vectors.dtype, builder.fadd(load_ir(builder, vectors.dtype, pointer), value), pointer)
+            offset = builder.add(offset, stride)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, types.intp, vectors), codegen
+
+
+@intrinsic
 def load_columns(typingctx: Any, array: Any, offset: Any, stride: Any) -> Any:
     """The columns of a square block of a flat array, whose rows, `lanes` of them, start `stride` elements apart."""
-    if not is_flat(array):
+    if not (is_flat(array) and isinstance(offset, types.Integer) and isinstance(stride, types.Integer)):
         return None
     vec = Vec(array.dtype)
     n = vec.lanes

@@ -15,7 +15,6 @@ from fastrnn.models.corpus import Corpus
 from fastrnn.models.training import Progress, Run, Settings, Snapshot, Watch
 from fastrnn.models.vocabulary import UNKNOWN, Vocabulary
 from fastrnn.nn import Embedding, Linear, softmax_cross_entropy
-from fastrnn.nn.layer import check
 from fastrnn.optim import clip_by_global_norm
 
 CELLS: dict[str, type[LSTM] | type[GRU] | type[RNN]] = {"lstm": LSTM, "gru": GRU, "rnn": RNN}
@@ -77,7 +76,7 @@ class CharLM:
         for name, array in params.items():
             if name not in present:
                 raise ValueError(f"params: expected names among {sorted(present)}, got {name!r}")
-            check(name, array, present[name].shape, like=present[name])
+            validation.beside(name, array, present[name].shape, like=present[name])
         for part, layer in self._parts():
             prefix = f"{part}."
             layer.update({n.removeprefix(prefix): array for n, array in params.items() if n.startswith(prefix)})
@@ -153,6 +152,9 @@ class CharLM:
 
     def bits_per_character(self, text: str, characters: int | None = None) -> float:
         """Return the mean of -log2 p(character | all before it) over a text, the first character left out.
+
+        Up to 64 readers walk through parts of equal length, each from a zero state; the few characters that are left
+        over at the end are not scored.
 
         Args:
             text: at least two characters; unknown ones are scored as the unknown symbol.

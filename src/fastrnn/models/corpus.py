@@ -67,7 +67,7 @@ def text_file(path: Path) -> Corpus:
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is not UTF-8, or holds fewer than 20 characters.
+        ValueError: it is not UTF-8, or holds fewer than 30 characters.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -76,8 +76,8 @@ def text_file(path: Path) -> Corpus:
             f"{path}: expected UTF-8 text, got byte 0x{error.object[error.start]:02x} at offset {error.start}"
         ) from error
     held_out = int(len(text) * HELD_OUT_PART)
-    if held_out < 2:
-        raise ValueError(f"{path}: expected a text of at least 20 characters, got {len(text) or 'an empty file'}")
+    if held_out < 3:
+        raise ValueError(f"{path}: expected a text of at least 30 characters, got {len(text) or 'an empty file'}")
     return Corpus(path.name, text[:-held_out], text[-held_out:])
 
 

@@ -33,7 +33,13 @@ class NGram:
             self._levels.insert(0, _Level(grams, counts, size))
 
     def bits_per_symbol(self, ids: Array) -> float:
-        """Return the mean of -log2 p over all symbols of `ids` [N] that have order - 1 others before them."""
+        """Return the mean of -log2 p over all symbols of `ids` [N] that have order - 1 others before them.
+
+        Raises:
+            ValueError: no symbol has.
+        """
+        if len(ids) < self.order:
+            raise ValueError(f"ids: expected at least {self.order} symbols, got {len(ids)}")
         p = np.full(len(ids) - self.order + 1, 1 / self.size)
         for n, level in enumerate(self._levels, start=1):
             p = level.interpolate(_keys(ids, n, self.size)[self.order - n :], p)

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from fastrnn.arrays import Array, array_module, describe
-from fastrnn.nn.layer import Gradients, Layer, check, float_dtype
-from fastrnn.validation import integer
+from fastrnn.nn.layer import Gradients, Layer
+from fastrnn.validation import beside, dtype_name, integer
 
 
 class Embedding(Layer):
@@ -34,7 +34,7 @@ class Embedding(Layer):
         self.embedding_dim = integer("embedding_dim", embedding_dim, 1)
         rng = np.random.default_rng(seed)
         draw = rng.standard_normal((self.num_embeddings, self.embedding_dim))
-        super().__init__({"weight": draw.astype(float_dtype(dtype))})
+        super().__init__({"weight": draw.astype(dtype_name(dtype))})
 
     def __call__(self, x: Array) -> Array:
         """Return y [..., embedding_dim]."""
@@ -59,7 +59,7 @@ class Embedding(Layer):
         check_indices("x", x, self.num_embeddings, like=weight)
 
         def backward(d_output: Array) -> Gradients:
-            check("d_output", d_output, (*x.shape, self.embedding_dim), like=weight)
+            beside("d_output", d_output, (*x.shape, self.embedding_dim), like=weight)
             return Gradients(None, {"weight": scatter_add(d_output, x, self.num_embeddings)})
 
         return weight[x], backward

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastrnn.arrays import Array, array_module, describe
-from fastrnn.errors import ShapeError
+from fastrnn import validation
+from fastrnn.arrays import Array
 
 
 class Gradients(NamedTuple):
@@ -52,7 +51,7 @@ class Layer:
         for name, array in params.items():
             if name not in self._params:
                 raise ValueError(f"params: expected names among {sorted(self._params)}, got {name!r}")
-            check(name, array, self._params[name].shape, like=self._params[name])
+            validation.beside(name, array, self._params[name].shape, like=self._params[name])
         self._params.update({name: array.copy() for name, array in params.items()})
 
     def state_dict(self) -> dict[str, Array]:
@@ -78,46 +77,6 @@ def _read_only(array: Array) -> Array:
     return view
 
 
-def check(name: str, array: Array, shape: tuple[int | None, ...], like: Array, lead: str = "") -> ModuleType:
-    """Check that `array` has `like`'s module and dtype and ends in `shape`, and return its module.
-
-    Args:
-        name: what the error calls it.
-        array: the array to check.
-        shape: its last axes; None stands for any length.
-        like: an array of the dtype and device that are expected.
-        lead: how the error shows axes before `shape` ("..., "); without it there may be none.
-
-    Raises:
-        TypeError: not an array of `like`'s module and dtype.
-        ShapeError: another shape.
-    """
-    xp = array_module(array)
-    wanted = f"[{lead}{', '.join('any' if n is None else str(n) for n in shape)}] {like.dtype}"
-    if xp is None or xp is not array_module(like):
-        kind = getattr(array_module(like), "__name__", "")
-        raise TypeError(f"{name}: expected a {kind} array {wanted}, got {describe(array)}")
-    if array.dtype != like.dtype:
-        raise TypeError(f"{name}: expected {wanted}, got {describe(array)}")
-    ends = array.shape[array.ndim - len(shape) :] if array.ndim >= len(shape) else ()
-    fits = len(ends) == len(shape) and all(n is None or n == m for n, m in zip(shape, ends, strict=True))
-    if not fits or (not lead and array.ndim != len(shape)):
-        raise ShapeError(f"{name}: expected {wanted}, got {describe(array)}")
-    return xp
-
-
 def uniform(rng: np.random.Generator, shape: tuple[int, ...], bound: float, dtype: np.dtype[Any]) -> Array:
     """Draw from U(-bound, bound); float64 draws are rounded, so that both dtypes start from the same numbers."""
     return rng.uniform(-bound, bound, shape).astype(dtype)
-
-
-def float_dtype(dtype: Any) -> np.dtype[Any]:
-    """Return float32 or float64 as a NumPy dtype, or raise TypeError."""
-    found: np.dtype[Any]
-    try:
-        found = np.dtype(dtype)
-    except TypeError:
-        found = np.dtype(object)
-    if found not in (np.float32, np.float64):
-        raise TypeError(f"dtype: expected float32 or float64, got {dtype!r}")
-    return found

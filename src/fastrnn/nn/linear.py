@@ -10,9 +10,9 @@ import numpy as np
 from fastrnn import backends
 from fastrnn.arrays import Array
 from fastrnn.nn import products
-from fastrnn.nn.layer import Gradients, Layer, check, float_dtype, uniform
+from fastrnn.nn.layer import Gradients, Layer, uniform
 from fastrnn.nn.products import Plain
-from fastrnn.validation import integer
+from fastrnn.validation import beside, dtype_name, integer
 
 
 class Linear(Layer):
@@ -38,7 +38,7 @@ class Linear(Layer):
     ) -> None:
         self.in_features = integer("in_features", in_features, 1)
         self.out_features = integer("out_features", out_features, 1)
-        kind, bound, rng = float_dtype(dtype), self.in_features**-0.5, np.random.default_rng(seed)
+        kind, bound, rng = np.dtype(dtype_name(dtype)), self.in_features**-0.5, np.random.default_rng(seed)
         params = {"weight": uniform(rng, (self.out_features, self.in_features), bound, kind)}
         if bias:
             params["bias"] = uniform(rng, (self.out_features,), bound, kind)
@@ -62,7 +62,7 @@ class Linear(Layer):
             ShapeError, TypeError: x or d_output do not fit.
         """
         weight, bias = self._params["weight"], self._params.get("bias")
-        check("x", x, (self.in_features,), like=weight, lead="..., ")
+        beside("x", x, (self.in_features,), like=weight, lead="..., ")
         rows, product = x.reshape(-1, self.in_features), self._products(weight)
         y = product.forward(rows)
         if bias is not None:
@@ -70,7 +70,7 @@ class Linear(Layer):
         shape = (*x.shape[:-1], self.out_features)
 
         def backward(d_output: Array) -> Gradients:
-            check("d_output", d_output, shape, like=weight)
+            beside("d_output", d_output, shape, like=weight)
             d = d_output.reshape(-1, self.out_features)
             params = {"weight": product.dW(d, rows)}
             if bias is not None:

@@ -8,7 +8,7 @@ from typing import Any
 from fastrnn.arrays import Array, array_module, describe
 from fastrnn.errors import ShapeError
 from fastrnn.nn.embedding import check_indices
-from fastrnn.nn.layer import float_dtype
+from fastrnn.validation import dtype_name
 
 
 def softmax_cross_entropy(logits: Array, targets: Array) -> tuple[Any, Callable[..., Array]]:
@@ -31,7 +31,7 @@ def softmax_cross_entropy(logits: Array, targets: Array) -> tuple[Any, Callable[
     xp = array_module(logits)
     if xp is None:
         raise TypeError(f"logits: expected a numpy or cupy array [..., C], got {describe(logits)}")
-    float_dtype(logits.dtype)
+    dtype_name(logits.dtype, "logits")
     if logits.ndim == 0 or logits.size == 0:
         raise ShapeError(f"logits: expected [..., C] with at least one row and one class, got {describe(logits)}")
     check_indices("targets", targets, logits.shape[-1], like=logits)

@@ -51,8 +51,8 @@ class Compiled(Plain):
 
         super().__init__(weight)
         microkernel.ready(numba.from_dtype(weight.dtype))
-        self._matmul, self._pack, self._plain = build.load("matmul"), build.load("panels"), layout.plain
-        self._thread_flops = layout.THREAD_FLOPS
+        self._matmul, self._pack, self._layout = build.load("matmul"), build.load("panels"), layout
+        self._plain = layout.plain
         self._block = 2 * vector.vector_bytes() // weight.dtype.itemsize
 
     def forward(self, x: Array) -> Array:
@@ -81,14 +81,14 @@ class Compiled(Plain):
     @cached_property
     def _forward_panels(self) -> Array:
         M, K = self.weight.shape
-        panels = np.zeros(self._padded(M) * K, self.weight.dtype)
+        (panels,) = self._layout.aligned([self._padded(M) * K], self.weight.dtype)
         self._pack.pack_forward(self._plain(self.weight), panels, 1, M, K)
         return panels
 
     @cached_property
     def _backward_panels(self) -> Array:
         M, K = self.weight.shape
-        panels = np.zeros(self._padded(K) * M, self.weight.dtype)
+        (panels,) = self._layout.aligned([self._padded(K) * M], self.weight.dtype)
         self._pack.pack_backward(self._plain(self.weight), np.zeros(1, np.int64), panels, M, M, K)
         return panels
 
@@ -111,7 +111,7 @@ class Compiled(Plain):
         """Call work(first, end) on shares of range(count), on as many threads as the work is worth."""
         from fastrnn.cpu import pool
 
-        parts = int(max(1, min(threads.get_num_threads(), count, flops // self._thread_flops)))
+        parts = int(max(1, min(threads.get_num_threads(), count, flops // self._layout.THREAD_FLOPS)))
         pool.run([partial(work, count * part // parts, count * (part + 1) // parts) for part in range(parts)])
 
     def _padded(self, columns: int) -> int:

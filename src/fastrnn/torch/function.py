@@ -12,7 +12,7 @@ from torch.autograd import forward_ad
 
 from fastrnn import backends, sequence, threads
 from fastrnn.arrays import Array
-from fastrnn.recurrence import Columns, Run
+from fastrnn.recurrence import Columns
 from fastrnn.torch import steps
 from fastrnn.torch.snapshot import Snapshot
 from fastrnn.torch.spec import Spec
@@ -147,7 +147,7 @@ def fetch(stripped: list[Any], x: Array, tensors: Sequence[Tensor]) -> list[sequ
 
 def _of_pass(each: Any, change: Any) -> Any:
     """The pass with every large array changed, and without its output."""
-    runs = [Run(change(r.x), r.h0, r.c0, r.lengths, r.clear, r.reverse, NOWHERE) for r in each.runs]
+    runs = [run._replace(x=change(run.x), y=NOWHERE) for run in each.runs]
     return sequence.Pass(runs, [_mapped(saved, change) for saved in each.saved], change(each.scale))
 
 

@@ -23,6 +23,11 @@ from fastrnn.torch.function import Call, Dropout, Recurrence
 from fastrnn.torch.snapshot import Snapshot
 from fastrnn.torch.spec import DTYPES, KINDS, Spec, layer
 
+# Options of the core's layers that the modules refuse by name. The loop of steps.py must learn one before it goes.
+NOT_YET = (
+    "peephole", "coupled", "recurrent", "layer_norm", "zoneout", "recurrent_dropout", "precision", "save",
+)  # fmt: skip
+
 
 class _Module:
     """What modules over sequences and modules of one step share: the weights, and the path of a call."""
@@ -182,12 +187,12 @@ class _Layers(_Module, torch.nn.RNNBase):
 
 
 def _refuse(mode: str, options: dict[str, Any]) -> None:
-    """Refuse by name every option that these modules do not have yet, and every unknown one."""
+    """Refuse by name every option of the core's layers that these modules do not have yet, and every unknown one."""
     if "proj_size" in options:
         raise ValueError(f"proj_size: expected none, only LSTM has a projection, got {options['proj_size']!r}")
     known = inspect.signature(KINDS[mode][0]).parameters
     for name, value in options.items():
-        if name not in validation.NOT_YET or name not in known:
+        if name not in NOT_YET or name not in known:
             raise TypeError(f"{name}: expected one of torch's arguments or fastrnn's options, got an unknown keyword")
         validation.only(name, value, known[name].default)
 
