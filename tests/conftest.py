@@ -3,6 +3,9 @@
 import sys
 from pathlib import Path
 
+from collections.abc import Iterator
+
+import pytest
 from hypothesis import HealthCheck, settings
 
 # No deadline: no test asserts a time, and the first example of a shape may compile kernels.
@@ -16,3 +19,14 @@ settings.load_profile("everyday")
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples" / "cells"))
 import leaky_lstm  # noqa: E402, F401
 import minimal_gated_unit  # noqa: E402, F401
+
+
+@pytest.fixture(scope="module")
+def one_torch_thread() -> Iterator[None]:
+    """For small cases: waking torch's threads for each of their steps takes longer than the steps."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -36,15 +36,6 @@ KERNELS = (
 )  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def one_torch_thread() -> Iterator[None]:
-    """These cases are small: waking torch's threads for each of their steps takes longer than the steps."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def make(package: Any, kind: str, *sizes: int, **options: Any) -> Any:
     """torch.nn's or fastrnn.torch's module of a kind, such as "RNN_relu"."""
     name = kind.split("_")[0]
