@@ -1,9 +1,8 @@
 """Hypothesis profiles, and cells of one's own, shared by all tests; the marker `nightly` stands in pyproject.toml."""
 
 import sys
-from pathlib import Path
-
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
