@@ -56,6 +56,7 @@ class Case:
     zoneout: float = 0.0  # of h (not with a projection) and of c
     recurrent_dropout: float = 0.0
     recurrent: str = "full"  # "diagonal", "mask" (a random one)
+    save: str = "gates"
     training: bool = False  # implied by dropout
     lengths: str = "none"  # "random" (unsorted, one zero where B > 1), "full", "zero" (all of them)
     reset: str = "none"  # "random", "first" (at step 0 only), "all"
@@ -116,6 +117,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "zoneout": {"zoneout": 0.3, "num_layers": 2},
     "zoneout-training": {"zoneout": 0.3, "training": True, "lengths": "random", "reset": "random"},
     "recurrent-dropout": {"recurrent_dropout": 0.4, "training": True, "reset": "random", "B": 4},
+    "recompute": {"save": "recompute", "T": 11, "num_layers": 2, "reset": "random"},
+    "recompute-everything": {
+        "save": "recompute", "T": 7, "num_layers": 2, "bidirectional": True, "batch_first": True, "dropout": 0.3,
+        "lengths": "random", "reset": "random", "B": 4, "zoneout": 0.1, "recurrent_dropout": 0.2, "strided": True,
+    },
     "diagonal": {"recurrent": "diagonal", "num_layers": 2},
     "mask": {"recurrent": "mask", "num_layers": 2},
     "diagonal-regularised": {
@@ -141,6 +147,7 @@ PROJECTIONS = {
     "projection-stacked-bidirectional": {"proj_size": 2, "num_layers": 2, "bidirectional": True},
     "projection-everything": {**OPTIONS["everything"], "proj_size": 3},
     "projection-no-bias": {"proj_size": 1, "bias": False},
+    "projection-recompute": {"proj_size": 3, "save": "recompute", "T": 10, "bidirectional": True, "lengths": "random"},
     "projection-zoneout": {"proj_size": 3, "zoneout": 0.3, "training": True, "recurrent_dropout": 0.2},
     "state-h": {"state": "h"},
 }
@@ -192,8 +199,8 @@ def make_layer(case: Case, dtype: str | None = None, **options: Any) -> Any:
         options["recurrent"] = case.recurrent
     layer = LAYERS[case.cell](
         case.I, case.H, case.num_layers, bias=case.bias, batch_first=case.batch_first, dropout=case.dropout,
-        bidirectional=case.bidirectional, recurrent_dropout=case.recurrent_dropout, dtype=dtype or case.dtype,
-        seed=case.seed, **options,
+        bidirectional=case.bidirectional, recurrent_dropout=case.recurrent_dropout, save=case.save,
+        dtype=dtype or case.dtype, seed=case.seed, **options,
     )  # fmt: skip
     if layer.dtype != case.dtype:
         narrow = {name: value for name, value in options.items() if name not in ("zoneout", "recurrent", "proj_size")}

@@ -83,6 +83,8 @@ CONSTRUCTOR: list[tuple[type[Exception], str, str, str, dict[str, Any]]] = [
     (ShapeError, "recurrent", "a mask [6, 6]", "(7, 7)", {"recurrent": np.eye(7)}),
     (ValueError, "recurrent", "a mask of 0 and 1", "other values", {"recurrent": np.full((H, H), 0.5)}),
     (TypeError, "recurrent", "a mask of 0 and 1", "None", {"recurrent": None}),
+    (ValueError, "save", "'recompute'", "'everything'", {"save": "everything"}),
+    (ValueError, "save", "'gates'", "None", {"save": None}),
     (ValueError, "init", "'xavier'", "'glorot'", {"init": "glorot"}),
     (ValueError, "init", "'uniform'", "None", {"init": None}),
     (TypeError, "dtype", "float32, float64", "float16", {"dtype": "float16"}),
@@ -105,7 +107,6 @@ CONSTRUCTOR: list[tuple[type[Exception], str, str, str, dict[str, Any]]] = [
 NOT_YET: dict[str, list[Any]] = {
     "layer_norm": [True],
     "precision": ["high", "medium", "low"],
-    "save": ["recompute"],
 }
 
 

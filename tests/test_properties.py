@@ -370,6 +370,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {  # the first is the default
     "zoneout": (0.0, 0.2),
     "recurrent_dropout": (0.0, 0.25),
     "recurrent": ("full", "diagonal", "mask"),
+    "save": ("gates", "recompute"),
     "training": (False, True),
     "lengths": ("none", "random", "full", "zero"),
     "reset": ("none", "random", "first", "all"),

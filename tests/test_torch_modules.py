@@ -449,6 +449,23 @@ def test_packed_weights_are_never_stale(write: str, training: bool) -> None:
     assert_same_bits(f"{write}, with gradients", module(X)[0].detach().numpy(), want.numpy())
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_write_anywhere_in_a_large_weight_is_seen(dtype: torch.dtype) -> None:
+    module = fastrnn.torch.LSTM(31, 45, dtype=dtype).eval()
+    x = random(2, 3, 31, dtype=dtype, grad=False)
+    with torch.no_grad():
+        before = module(x)[0]
+        for name, parameter in module.named_parameters():
+            flat = parameter.data.view(-1)
+            for place in {0, 511, 512, 1023, 1024, 2048, flat.numel() // 2, flat.numel() - 1}:
+                if place < flat.numel():
+                    old = flat[place].item()
+                    flat[place] = float("nan")
+                    assert module(x)[0].isnan().any(), f"{name}[{place}]"
+                    flat[place] = old
+        assert torch.equal(module(x)[0], before)
+
+
 def test_unchanged_weights_are_packed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     from fastrnn import cpu
 

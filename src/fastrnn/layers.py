@@ -71,6 +71,7 @@ class Recurrent(Generic[S]):
     recurrent: str | Array
     zoneout: float | tuple[float, float]
     recurrent_dropout: float
+    save_mode: str
     dtype: str
     device: str
     seed: int
@@ -120,10 +121,12 @@ class Recurrent(Generic[S]):
         self._arguments = arguments
         for name in PUBLIC & arguments.keys():
             setattr(self, name, arguments[name])
+        self.save_mode = arguments["save"]  # `save` is the method
         self._network = sequence.Network(
             CELLS[self._cell(arguments)], self.hidden_size, self.proj_size, self.num_layers, 1 + self.bidirectional,
             self.dropout, self.recurrent_dropout,
             self.zoneout if isinstance(self.zoneout, tuple) else (self.zoneout, self.zoneout), self.seed,
+            self.save_mode == "recompute",
         )  # fmt: skip
         self._values: dict[str, Array] = {}
         self._params: dict[str, Array] = {}
@@ -353,7 +356,7 @@ class Recurrent(Generic[S]):
         defaults = {"num_layers": 1, "nonlinearity": "tanh", "bias": True, "batch_first": False, "dropout": 0.0,
                     "bidirectional": False, "proj_size": 0, "reset_after": True, "peephole": False,
                     "coupled": False, "recurrent": "full", "zoneout": 0.0, "recurrent_dropout": 0.0,
-                    "dtype": "float32"}  # fmt: skip
+                    "save": "gates", "dtype": "float32"}  # fmt: skip
         shown += [
             f"{name}={'mask' if isinstance(value, np.ndarray) else repr(value)}"
             for name, default in defaults.items()
@@ -390,7 +393,9 @@ class LSTM(Recurrent[tuple[Array, Array]]):
         calls, by its expectation in others; z_h must be 0 with proj_size.
         recurrent_dropout: rate at which the recurrent product, in training calls, misses elements of h_{t-1}, the same
         ones throughout a sequence.
-        layer_norm, precision, save: fixed at these values in this version, others are refused by name.
+        save: "gates", or "recompute": keep states at the ends of segments of sqrt(T) steps alone and run each segment
+        again in the backward pass; less memory, one forward pass more.
+        layer_norm, precision: fixed at these values in this version, others are refused by name.
 
     Raises:
         ValueError, TypeError: naming the argument, what was expected and what came.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from fastrnn import philox
+from fastrnn import philox, recompute
 from fastrnn.arrays import Array, array_module
 from fastrnn.cells import Cell
 from fastrnn.recurrence import Backend, Columns, Given, Initial, Run, Weights, Zone
@@ -23,6 +23,7 @@ class Network(NamedTuple):
     recurrent_dropout: float
     zoneout: tuple[float, float]  # of h, of c
     seed: int
+    recompute: bool  # keep the states at the ends of segments alone
 
     @property
     def output_size(self) -> int:
@@ -93,7 +94,10 @@ def forward(
         for direction in range(network.num_directions):
             k = layer * network.num_directions + direction
             run = _run(xp, network, backend, inputs, x, y, k, direction, call)
-            final = backend.recur_forward(network.cell, packed[k], run, save)
+            if save and network.recompute:
+                final = recompute.recur_forward(backend, network.cell, packed[k], run)
+            else:
+                final = backend.recur_forward(network.cell, packed[k], run, save)
             h_n[k] = final.h_n
             if c_n is not None:
                 c_n[k] = final.c_n
@@ -130,7 +134,11 @@ def backward(
                 None if dh_n is None else dh_n[k],
                 None if dc_n is None else dc_n[k],
             )
-            initial = backend.recur_backward(network.cell, packed[k], run, saved, given, dx, direction > 0)
+            arguments = (network.cell, packed[k], run, saved, given, dx, direction > 0)
+            if network.recompute:
+                initial = recompute.recur_backward(backend, *arguments)
+            else:
+                initial = backend.recur_backward(*arguments)
             _store_initial(initial, k, dh0, dc0)
             of_layer.append(initial.weights)
         weights = of_layer + weights
@@ -146,10 +154,13 @@ def cells(network: Network, backend: Backend, packed: Sequence[Any], passes: lis
         xp = array_module(this.runs[0].x)
         assert xp is not None, "validated before"
         first = layer * network.num_directions
-        parts = [
-            backend.cells(network.cell, packed[first + d], run, saved)
-            for d, (run, saved) in enumerate(zip(this.runs, this.saved, strict=True))
-        ]
+        parts = []
+        for d, (run, saved) in enumerate(zip(this.runs, this.saved, strict=True)):
+            if network.recompute:
+                out = xp.empty((*run.x.shape[:2], network.hidden_size), run.x.dtype)
+                parts.append(recompute.cells(backend, network.cell, packed[first + d], run, saved, out))
+            else:
+                parts.append(backend.cells(network.cell, packed[first + d], run, saved))
         result.append(xp.concatenate(parts, axis=2) if len(parts) > 1 else parts[0])
     return result
 

@@ -22,7 +22,6 @@ INITS = ("uniform", "xavier", "orthogonal", "identity")
 NOT_YET: dict[str, Any] = {
     "layer_norm": False,
     "precision": "highest",
-    "save": "gates",
 }
 
 
@@ -56,6 +55,7 @@ def constructor(arguments: Mapping[str, Any]) -> dict[str, Any]:
     plain["recurrent"] = recurrent(plain["recurrent"], plain["hidden_size"], plain.get("proj_size", 0))
     plain["dtype"] = dtype_name(plain["dtype"])
     choice("init", plain["init"], INITS)
+    choice("save", plain["save"], ("gates", "recompute"))
     for name, supported in NOT_YET.items():
         if name in plain:
             plain[name] = only(name, plain[name], supported)

@@ -74,7 +74,7 @@ def recur_forward(cell: Cell, packed: Packed, run: Run, save: bool) -> Final:
     hs[(*first, slice(n.P))] = run.h0
     if run.c0 is not None:
         cs[(*first, slice(n.H))] = run.c0
-    x, y = flat(run.x), flat(run.y.array)
+    x, y = flat(run.x), flat(run.y.array, written=True)
     clear = _flags(run)
     aliased = batch > 1 and row_stride(x[2], n.itemsize) != x[2]
     flops = 2.0 * n.G * n.H * (n.I + n.P)

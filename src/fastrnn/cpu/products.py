@@ -45,7 +45,7 @@ def _places(run: Run, dx: Array, n: Sizes) -> tuple[Array, Array, Places]:
         source = np.empty((steps, batch, n.padded(n.I)), run.x.dtype)
         source[:, :, : n.I], source[:, :, n.I :] = run.x, 0
     x, x_step, x_row = flat(source)
-    out, dx_step, dx_row = flat(dx)
+    out, dx_step, dx_row = flat(dx, written=True)
     step = places(batch, 1)
     h_prev = step * n.Ps
     if run.reverse:
