@@ -111,6 +111,8 @@ def test_tracing_and_dispatch_modes_see_one_operation() -> None:
     graph = make_fx(lambda x: module(x)[0])(x)
     assert [node.target for node in graph.graph.nodes].count(NODE) == 1
     assert torch.equal(graph(x + 1), module(x + 1)[0])
+    traced = torch.jit.trace(module, (x,))
+    assert torch.equal(traced(x + 1)[0], module(x + 1)[0])
     fake = torch._subclasses.FakeTensorMode()
     with fake:
         y, (h, c) = fastrnn.torch.LSTM(I, H, 2, bidirectional=True)(torch.empty(T, B, I))

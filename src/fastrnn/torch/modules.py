@@ -85,7 +85,7 @@ class _Module:
         lengths: Any, reset: Any,
     ) -> list[Tensor]:  # fmt: skip
         core, backend = layer(spec, DTYPES[x.dtype]), backends.current()
-        dropout = Dropout(rate, int(torch.randint(2**63 - 1, (1,)))) if rate else None
+        dropout = Dropout(rate, int(torch.randint(2**63 - 1, (1,), device="cpu"))) if rate else None
         reset = reset.detach().cpu().numpy().copy() if isinstance(reset, Tensor) else reset
         if function.steps_needed((x, h, c, *weights)):
             call = Call(spec, core, None, dropout, lengths, reset)
@@ -100,9 +100,9 @@ class _Module:
 
 
 def _is_traced(x: Tensor) -> bool:
-    """Whether something other than the kernels is to see the call: a dispatch mode, a tensor without numbers."""
+    """Whether something other than the kernels is to see the call: a mode, a tracer, a tensor without numbers."""
     plain = type(x) is Tensor or isinstance(x, torch.nn.Parameter)
-    return bool(torch._C._len_torch_dispatch_stack() or x.is_meta or not plain)
+    return bool(torch._C._len_torch_dispatch_stack() or x.is_meta or not plain or torch._C._is_tracing())
 
 
 def _check(x: Tensor, h: Any, c: Any, weight: Tensor) -> None:

@@ -35,7 +35,7 @@ def run(
     reset: Tensor | None, rate: float,
 ) -> list[Tensor]:  # fmt: skip
     """Run a call through the operator; outputs as function.forward's."""
-    seed = torch.randint(2**63 - 1, (1,)) if rate else None
+    seed = torch.randint(2**63 - 1, (1,), device="cpu") if rate else None
     found: list[Tensor] = recurrence(x, h, c, list(weights), lengths, reset, seed, rate, *spec)
     return found
 

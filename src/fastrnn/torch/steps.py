@@ -102,7 +102,7 @@ def _layers(
     reset: Tensor | None, scales: Sequence[Tensor | None],
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:  # fmt: skip
     """y, h_n, c_n and c of every layer, time first; c_n is h_n where the cell has no such state."""
-    valid = None if lengths is None else torch.arange(x.shape[0]).unsqueeze(1) < lengths
+    valid = None if lengths is None else torch.arange(x.shape[0], device=x.device).unsqueeze(1) < lengths
     if valid is not None:
         x = torch.where(valid.unsqueeze(-1), x, 0)  # padding may hold NaN, and NaN times a gradient of 0 is NaN
         reset = None if reset is None else reset & valid
