@@ -1,8 +1,7 @@
 """Packed weights that are never stale, whatever wrote to the parameters.
 
 Nothing that torch keeps tells of every write: `p.data.mul_()` and a NumPy view of a parameter leave no trace in its
-version. So each call compares the parameters, bit by bit, with the copies that the packed weights were made from. That
-reads the weights once more and costs from a quarter down to a tenth of packing them anew.
+version. So each call compares the parameters, bit by bit, with the copies that the packed weights were made from.
 """
 
 from __future__ import annotations
