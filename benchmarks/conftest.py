@@ -1,6 +1,14 @@
 """Options of `pytest --benchmark-only benchmarks`."""
 
+import pytest
+
 from fastrnn.bench.measure import ORACLES
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers():
+    """In this process alone: cases that run side by side would spoil each other's times."""
+    return 0
 
 
 def pytest_addoption(parser):
