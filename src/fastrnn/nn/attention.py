@@ -104,8 +104,6 @@ class AdditiveAttention(Layer):
             d *= de[..., None]
             d_h, d_s = d.sum(axis=0).reshape(-1, A), d.sum(axis=1).reshape(-1, A)
             d_keys = W.dx(d_h).reshape(keys.shape) + (w.transpose(2, 1, 0) @ d_of_batch).transpose(1, 0, 2)
-            if mask is not None:
-                d_keys = xp.where(mask[:, :, None], d_keys, xp.zeros_like(d_keys))
             params = {"W_a": W.dW(d_h, h), "U_a": U.dW(d_s, s), "v": (de[..., None] * z).sum(axis=(0, 1, 2))}
             return AttentionGradients(U.dx(d_s).reshape(queries.shape), d_keys, params)
 
