@@ -9,6 +9,7 @@ import typer
 import fastrnn
 from fastrnn.bench.cli import bench
 from fastrnn.commands import charlm
+from fastrnn.commands.gradflow import gradflow
 from fastrnn.commands.info import info
 
 app = typer.Typer(
@@ -19,6 +20,7 @@ app = typer.Typer(
 )
 app.add_typer(charlm.app, name="charlm")
 app.command()(bench)
+app.command()(gradflow)
 app.command()(info)
 
 

@@ -69,16 +69,26 @@ def text_file(path: Path) -> Corpus:
         OSError: the file cannot be read.
         ValueError: it is not UTF-8, or holds fewer than 30 characters.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path}: expected UTF-8 text, got byte 0x{error.object[error.start]:02x} at offset {error.start}"
-        ) from error
+    text = read_text(path)
     held_out = int(len(text) * HELD_OUT_PART)
     if held_out < 3:
         raise ValueError(f"{path}: expected a text of at least 30 characters, got {len(text) or 'an empty file'}")
     return Corpus(path.name, text[:-held_out], text[-held_out:])
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a UTF-8 file, without a byte order mark.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is not UTF-8; with the place.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path}: expected UTF-8 text, got byte 0x{error.object[error.start]:02x} at offset {error.start}"
+        ) from error
 
 
 def _modules(root: Path) -> Iterator[Path]:

@@ -1,4 +1,4 @@
-"""The training loop of the models: Adam, clipping, a learning rate that falls to 0, checkpoints that go on bit by bit."""
+"""The training loop of the models: Adam, clipping, a learning rate that falls to 0, checkpoints."""
 
 from __future__ import annotations
 
@@ -122,7 +122,6 @@ class Run:
         self.best_params: dict[str, Array] = {}
         self.history: list[dict[str, Any]] = []
 
-    @property
     def complete(self) -> bool:
         """Whether all steps are taken, or patience is at an end."""
         patience = self.schedule.patience
@@ -178,7 +177,7 @@ class Run:
         run.best, run.history = description["best"], list(description["history"])
         run.adam.load_state_dict({n[5:]: array for n, array in tensors.items() if n.startswith("adam.")})
         run.best_params = {n[5:]: array for n, array in tensors.items() if n.startswith("best.")}
-        if run.complete:
+        if run.complete():
             raise ValueError(
                 f"steps: expected more than the {run.step} already taken of a run that is not at its end, "
                 f"got {run.schedule.steps}"
@@ -208,23 +207,23 @@ def fit(
         ValueError: the loss is no longer finite; nothing to resume, other data, or a complete run.
         OSError: a checkpoint or the log cannot be written.
     """
-    if resume and model.run is None:
-        raise ValueError("resume: expected a model with a training run, got one without")
-    if resume and model.run is not None:
-        run = Run.restored(model.run, data, None if schedule is None else schedule.steps)
-    else:
+    if not resume:
         run = Run(schedule or Schedule(), data)
+    elif model.run is None:
+        raise ValueError("resume: expected a model with a training run, got one without")
+    else:
+        run = Run.restored(model.run, data, None if schedule is None else schedule.steps)
     watch = observer or Observer()
     model.run = None  # until the run stands still again: a step that raises must not be resumed
     stopped = False
-    while not run.complete and not stopped:
+    while not (run.complete() or stopped):
         run.take(model, batch_at(run.step))
         score = None
         if run.step % run.schedule.evaluate_every == 0 or run.step == run.schedule.steps:
             score = evaluate()
             run.note(score, model.parts.params)
         stopped = watch.stop()
-        if run.complete and run.best_params:
+        if run.complete() and run.best_params:
             model.parts.update(run.best_params)
         if stopped or score is not None:
             model.run = run.snapshot()

