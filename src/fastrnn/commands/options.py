@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -38,12 +38,17 @@ def prepare(device: str, threads: int | None, *outputs: Path) -> None:
             raise PermissionError(f"--out: expected a file in a folder that can be written, got {path}")
 
 
+def given(context: typer.Context, name: str) -> bool:
+    """Whether an option was given on the command line."""
+    return str(context.get_parameter_source(name)).endswith("COMMANDLINE")
+
+
 def only_steps_with_resume(context: typer.Context, names: tuple[str, ...]) -> None:
     """Refuse options that a resumed run could not obey.
 
     Raises:
         ValueError: one of the options `names` was given beside --resume.
     """
-    given: list[Any] = [name for name in names if str(context.get_parameter_source(name)).endswith("COMMANDLINE")]
-    if given:
-        raise ValueError(f"--{given[0].replace('_', '-')}: expected nothing, --resume goes on as the run began")
+    for name in names:
+        if given(context, name):
+            raise ValueError(f"--{name.replace('_', '-')}: expected nothing, --resume goes on as the run began")

@@ -62,3 +62,34 @@ def gradient_flow(
         axes.grid(alpha=0.3)
         axes.legend()
     _write(figure, path)
+
+
+def forecast(series: Any, split: int, predicted: Any, ahead: Any, path: Path) -> None:
+    """Draw a series, what was predicted of its last part one window at a time, and the forecast beyond its end."""
+    figure, axes = _figure(10, 3.8)
+    N = len(series)
+    shown = max(0, split - 2 * (N - split))  # the measured part fills about a third
+    axes.plot(range(shown, N), series[shown:], "0.6", label="series")
+    axes.plot(range(N - len(predicted), N), predicted, "C0", label="predicted from the values before")
+    axes.plot(range(N, N + len(ahead)), ahead, "C1", label="forecast")
+    axes.axvline(split, color="k", linewidth=0.8, linestyle=":", label="end of the training part")
+    axes.set(xlabel="t", ylabel="value")
+    axes.grid(alpha=0.3)
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    _write(figure, path)
+
+
+def attention(source: str, translations: Mapping[str, tuple[str, Any]], path: Path) -> None:
+    """Draw what was attended to, a panel a language: characters read across, characters written downwards."""
+    longest = max(len(text) for text, _ in translations.values())
+    figure, panels = _figure(
+        1.2 + len(translations) * (1.6 + 0.3 * len(source)), 1.5 + 0.22 * longest, len(translations)
+    )
+    image: Any = None
+    for axes, (language, (text, weights)) in zip(np.atleast_1d(panels), translations.items(), strict=True):
+        image = axes.imshow(weights, cmap="Greys", vmin=0, vmax=1, aspect="auto")
+        axes.set_xticks(range(len(source)), list(source))
+        axes.set_yticks(range(len(text) + 1), [*text.replace(" ", "␣"), "end"])
+        axes.set_title(language)
+    figure.colorbar(image, ax=panels, label="attention", fraction=0.1)
+    _write(figure, path)

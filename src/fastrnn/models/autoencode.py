@@ -16,7 +16,7 @@ from fastrnn import GRU, beam_search, validation
 from fastrnn.arrays import Array
 from fastrnn.models import parts
 from fastrnn.models.corpus import python_stdlib, read_text
-from fastrnn.models.fitting import Observer, Point, Schedule, Snapshot, fit
+from fastrnn.models.fitting import Observer, Point, Schedule, Snapshot, fit, schedule_of
 from fastrnn.models.parts import Parts
 from fastrnn.models.vocabulary import Vocabulary
 from fastrnn.nn import Embedding, Linear, log_softmax, softmax_cross_entropy
@@ -63,6 +63,7 @@ class Autoencoder:
             "seed": self.seed,
         }  # fmt: skip
         self.facts: dict[str, Any] = {"longest": 0}  # of the texts learnt from
+        self.code = code
         self.end = len(self.vocabulary)  # ends a text, and stands before its first character
         seeds = iter(int(s) for s in np.random.SeedSequence(self.seed).generate_state(6))
         self.embedding = Embedding(self.end + 1, embedding, seed=next(seeds))
@@ -135,15 +136,14 @@ class Autoencoder:
         """
         self._check(corpus.train)
         self.facts = {"longest": max(map(len, corpus.train))}
-        size = (schedule or SCHEDULE).batch
+        schedule = schedule_of(self, schedule, SCHEDULE, resume)
         estimate = corpus.held_out[:: max(1, len(corpus.held_out) // ESTIMATE)]
 
         def batch_at(step: int) -> tuple[Array, Array]:
             rng = np.random.default_rng([self.seed, step])
-            return self._ids([corpus.train[i] for i in rng.choice(len(corpus.train), size)])
+            return self._ids([corpus.train[i] for i in rng.choice(len(corpus.train), schedule.batch)])
 
         data = hashlib.sha256(repr(corpus).encode("utf-8", "surrogatepass")).hexdigest()[:16]
-        schedule = schedule if resume else schedule or SCHEDULE
         return fit(self, batch_at, lambda: 1 - self.exact(estimate), schedule, observer, data, resume=resume)
 
     def encode(self, texts: Sequence[str]) -> Array:
@@ -154,7 +154,7 @@ class Autoencoder:
         """
         self._check(texts)
         if not texts:
-            return np.empty((0, self.arguments["code"]), np.float32)
+            return np.empty((0, self.code), np.float32)
         ids, lengths = self._ids(texts)
         _, h_n = self.encoder(self.embedding(ids), lengths=lengths)
         code: Array = np.tanh(self.squeeze(np.concatenate([h_n[0], h_n[1]], axis=1)))
@@ -166,7 +166,7 @@ class Autoencoder:
         Raises:
             ShapeError, TypeError: the vectors do not fit.
         """
-        validation.beside("codes", codes, (None, self.arguments["code"]), like=self.head.params["weight"])
+        validation.beside("codes", codes, (None, self.code), like=self.head.params["weight"])
         if len(codes) == 0:
             return []
         state = np.tanh(self.expand(codes))[None], codes[None]

@@ -166,11 +166,10 @@ class Run:
         return Snapshot(description, tensors | {f"best.{name}": array for name, array in self.best_params.items()})
 
     @classmethod
-    def restored(cls, snapshot: Snapshot, data: str, steps: int | None) -> Run:
-        """Rebuild the run on the same data; `steps` is a new total, None keeps the old one."""
+    def restored(cls, snapshot: Snapshot, data: str, schedule: Schedule) -> Run:
+        """Rebuild the run on the same data."""
         description, tensors = snapshot
-        schedule = Schedule(**description["schedule"])
-        run = cls(schedule if steps is None else dataclasses.replace(schedule, steps=steps), description["data"])
+        run = cls(schedule, description["data"])
         if data != run.data:
             raise ValueError(f"data: expected {run.data} as at the start of the run, got {data}")
         run.step, run.average, run.bad = description["step"], description["loss"], description["bad"]
@@ -185,8 +184,22 @@ class Run:
         return run
 
 
+def schedule_of(model: Trainable, given: Schedule | None, default: Schedule, resume: bool) -> Schedule:
+    """Return the schedule to go by: of a resumed run its own, with the steps of `given` as a new total if there is one.
+
+    Raises:
+        ValueError: nothing to resume.
+    """
+    if not resume:
+        return given or default
+    if model.run is None:
+        raise ValueError("resume: expected a model with a training run, got one without")
+    kept = Schedule(**model.run.description["schedule"])
+    return kept if given is None else dataclasses.replace(kept, steps=given.steps)
+
+
 def fit(
-    model: Trainable, batch_at: Callable[[int], Any], evaluate: Callable[[], float], schedule: Schedule | None,
+    model: Trainable, batch_at: Callable[[int], Any], evaluate: Callable[[], float], schedule: Schedule,
     observer: Observer | None, data: str, *, resume: bool = False,
 ) -> Point:  # fmt: skip
     """Train from the present parameters, or go on with the run that was stopped or that was loaded.
@@ -195,7 +208,7 @@ def fit(
         model: what is trained.
         batch_at: the batch of a step, of nothing but its number: a resumed run then has the bits of an unbroken one.
         evaluate: measures the model; less is better.
-        schedule: how to train; with `resume` only `steps` counts, as a new total; None keeps what there is.
+        schedule: how to train, as `schedule_of` returns it.
         observer: what to do beside it.
         data: identifies the data, which a resumed run must find again.
         resume: go on instead of beginning.
@@ -204,15 +217,10 @@ def fit(
         Where the run stands.
 
     Raises:
-        ValueError: the loss is no longer finite; nothing to resume, other data, or a complete run.
+        ValueError: the loss is no longer finite; to be resumed: other data, or a complete run.
         OSError: a checkpoint or the log cannot be written.
     """
-    if not resume:
-        run = Run(schedule or Schedule(), data)
-    elif model.run is None:
-        raise ValueError("resume: expected a model with a training run, got one without")
-    else:
-        run = Run.restored(model.run, data, None if schedule is None else schedule.steps)
+    run = Run.restored(model.run, data, schedule) if resume and model.run is not None else Run(schedule, data)
     watch = observer or Observer()
     model.run = None  # until the run stands still again: a step that raises must not be resumed
     stopped = False

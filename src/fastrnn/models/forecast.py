@@ -18,7 +18,7 @@ from fastrnn.arrays import Array, array_module, describe
 from fastrnn.errors import ShapeError
 from fastrnn.models import parts
 from fastrnn.models.corpus import read_text
-from fastrnn.models.fitting import Observer, Point, Schedule, Snapshot, fit
+from fastrnn.models.fitting import Observer, Point, Schedule, Snapshot, fit, schedule_of
 from fastrnn.models.parts import Parts
 from fastrnn.nn import Linear, mse
 
@@ -104,7 +104,8 @@ class Forecaster:
         train, _ = windows(series, self.window, self.horizon)
         self._scale(series[: int(TRAIN_PART * len(series))])
         x, targets = (self._scaled(a) for a in train)
-        size, noise = (schedule or SCHEDULE).batch, np.float32(self.noise)
+        schedule = schedule_of(self, schedule, SCHEDULE, resume)
+        size, noise = schedule.batch, np.float32(self.noise)
 
         def batch_at(step: int) -> tuple[Array, Array]:
             rng = np.random.default_rng([self.seed, step])
@@ -113,7 +114,6 @@ class Forecaster:
             return np.ascontiguousarray(noisy.T[:, :, None], np.float32), targets[rows]
 
         data = hashlib.sha256(series.tobytes()).hexdigest()[:16]
-        schedule = schedule if resume else schedule or SCHEDULE
         return fit(self, batch_at, lambda: self.rmse(series)[1], schedule, observer, data, resume=resume)
 
     def rmse(self, series: Array) -> tuple[float, float]:
@@ -232,7 +232,7 @@ def seasonal_naive(series: Array, window: int, horizon: int) -> tuple[int, float
     split = int(TRAIN_PART * len(series))
     z = series[:split] - series[:split].mean()
     lags = np.arange(2, max(3, split // 2))
-    correlation = np.array([(z[lag:] * z[:-lag]).mean() for lag in lags])
+    correlation = np.array([(z[lag:] * z[:-lag]).sum() for lag in lags])
     rising = np.flatnonzero(np.diff(correlation) > 0)  # the first descent from lag 0 is no period
     first = rising[0] if rising.size else 0
     period = int(lags[first + correlation[first:].argmax()])

@@ -20,14 +20,14 @@ from fastrnn import LSTM, validation
 from fastrnn.arrays import Array
 from fastrnn.models import parts
 from fastrnn.models.corpus import python_stdlib, read_text
-from fastrnn.models.fitting import Observer, Point, Schedule, Snapshot, fit
+from fastrnn.models.fitting import Observer, Point, Schedule, Snapshot, fit, schedule_of
 from fastrnn.models.parts import Parts
 from fastrnn.nn import Dropout, Embedding, Linear, log_softmax, softmax_cross_entropy
 
 SCHEDULE = Schedule(steps=600, batch=16, lr=5e-3, evaluate_every=100)
 UNKNOWN = 0  # index of every token that the model does not know
 OUTSIDE = "O"
-LEVELS = ("token", "character")
+LEVELS = ("token", "character", "word")
 TOKEN = re.compile(r"\w+|\n|[^\S\n]+|[^\w\s]")
 EVALUATION_BATCH = 64
 STDLIB_CHARACTERS = 1_500_000
@@ -69,7 +69,8 @@ class Tagger:
         hidden: H, width of each direction of the LSTM.
         embedding: width of a token's vector.
         dropout: of the vectors, while training, in [0, 1).
-        level: how `tokens_of` cuts a text: "token" or "character".
+        level: how `sentences_of` cuts a text: "token" (words, marks and blanks of source text), "character", or "word"
+            (a sentence a line, with blanks between its words).
         seed: of the initial values, the masks and the order of the sentences; drawn at random if None.
 
     Raises:
@@ -156,11 +157,11 @@ class Tagger:
             raise ValueError(f"{corpus.name}: expected at least one sentence to train on, got none")
         if unknown := {label for sentence in train for label in sentence.labels} - set(self.labels):
             raise ValueError(f"labels: expected {', '.join(self.labels)}, got {', '.join(sorted(unknown))}")
-        size = (schedule or SCHEDULE).batch
+        schedule = schedule_of(self, schedule, SCHEDULE, resume)
 
         def batch_at(step: int) -> tuple[Array, Array, Array]:
             rng = np.random.default_rng([self.seed, step])
-            chosen = [train[i] for i in rng.choice(len(train), size)]
+            chosen = [train[i] for i in rng.choice(len(train), schedule.batch)]
             ids, lengths = self._ids([sentence.tokens for sentence in chosen])
             labels = np.zeros_like(ids)
             for b, sentence in enumerate(chosen):
@@ -168,7 +169,6 @@ class Tagger:
             return ids, labels, lengths
 
         data = hashlib.sha256(repr(corpus).encode("utf-8", "surrogatepass")).hexdigest()[:16]
-        schedule = schedule if resume else schedule or SCHEDULE
         return fit(self, batch_at, lambda: 1 - self.scores(corpus.held_out).f1, schedule, observer, data, resume=resume)
 
     def tag(self, sentences: Sequence[Sequence[str]]) -> list[list[str]]:
@@ -193,9 +193,16 @@ class Tagger:
         tagged = self.tag([sentence.tokens for sentence in sentences])
         return scores([sentence.labels for sentence in sentences], tagged)
 
-    def tokens_of(self, text: str) -> list[str]:
-        """Cut a text as the model was trained."""
-        return list(text) if self.level == "character" else TOKEN.findall(text)
+    def sentences_of(self, text: str) -> list[list[str]]:
+        """Cut a text as the model reads it: in lines, or, source text, in blocks of lines."""
+        if self.level == "word":
+            return [line.split() for line in text.splitlines() if line.strip()]
+        blocks = [""]
+        for line in text.splitlines(keepends=True):
+            if len(blocks[-1]) >= BLOCK_CHARACTERS:
+                blocks.append("")
+            blocks[-1] += line
+        return [list(block) if self.level == "character" else TOKEN.findall(block) for block in blocks if block]
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model, and its training run if there was one, atomically to a safetensors file."""
@@ -321,7 +328,7 @@ def python_source(level: str = "token", characters: int = STDLIB_CHARACTERS) -> 
     Raises:
         ValueError: another level. FileNotFoundError: this Python has no source files.
     """
-    validation.choice("level", level, LEVELS)
+    validation.choice("level", level, LEVELS[:2])
     text = python_stdlib(characters)
     train, held_out = ([*_blocks(part, level)] for part in (text.train, text.held_out))
     seen = {tuple(sentence.tokens) for sentence in train}  # a licence, say, that stands in several files

@@ -17,13 +17,13 @@ from fastrnn import GRU, beam_search, validation
 from fastrnn.arrays import Array
 from fastrnn.models import numerals, parts
 from fastrnn.models.corpus import read_text
-from fastrnn.models.fitting import Observer, Point, Schedule, Snapshot, fit
+from fastrnn.models.fitting import Observer, Point, Schedule, Snapshot, fit, schedule_of
 from fastrnn.models.parts import Parts
 from fastrnn.models.vocabulary import Vocabulary
 from fastrnn.nn import AdditiveAttention, Curriculum, Embedding, Linear, decoder_inputs, log_softmax
 from fastrnn.nn import softmax_cross_entropy as cross_entropy
 
-SCHEDULE = Schedule(steps=2000, batch=64, lr=4e-3, evaluate_every=200)
+SCHEDULE = Schedule(steps=1000, batch=64, lr=4e-3, evaluate_every=100)
 QUALITY = 0.99  # of the held-out numbers, in both languages, after training by the default: exactly right
 ESTIMATE = 200  # held-out examples measured during training
 
@@ -138,7 +138,7 @@ class Translator:
             observer: what to do beside it.
             forcing: ratio of teacher forcing, in [0, 1]: how many of the decoder's inputs are the true characters.
             curriculum: steps during which short targets come first; 0: all from the start.
-            resume: go on with the run that was stopped or loaded.
+            resume: go on with the run that was stopped or loaded, with its forcing and curriculum.
 
         Returns:
             Where the run stands; its score is the share of held-out examples that are not exactly right.
@@ -148,15 +148,19 @@ class Translator:
         """
         self._check(corpus.train)
         lengths = np.array([len(example.target) for example in corpus.train])
-        self.facts = {"longest": int(lengths.max())}
+        if resume:
+            forcing, curriculum = self.facts.get("forcing", forcing), self.facts.get("curriculum", curriculum)
+        self.facts = {"longest": int(lengths.max()), "forcing": forcing, "curriculum": curriculum}
+        if not 0 <= validation.real("forcing", forcing) <= 1:
+            raise ValueError(f"forcing: expected 0 <= forcing <= 1, got {forcing}")
         stages = Curriculum(lengths, curriculum) if validation.integer("curriculum", curriculum, 0) else None
-        size = (schedule or SCHEDULE).batch
+        schedule = schedule_of(self, schedule, SCHEDULE, resume)
         estimate = corpus.held_out[:: max(1, len(corpus.held_out) // ESTIMATE)]
 
         def batch_at(step: int) -> Batch:
             rng = np.random.default_rng([self.seed, step])
             among = np.arange(len(corpus.train)) if stages is None else stages.eligible(step)
-            batch = self._batch([corpus.train[i] for i in rng.choice(among, size)])
+            batch = self._batch([corpus.train[i] for i in rng.choice(among, schedule.batch)])
             if forcing == 1:
                 return batch
             state = self._encode(batch.source, batch.source_lengths)
@@ -164,7 +168,6 @@ class Translator:
             return batch._replace(inputs=inputs)
 
         data = hashlib.sha256(repr((corpus, forcing, curriculum)).encode()).hexdigest()[:16]
-        schedule = schedule if resume else schedule or SCHEDULE
         return fit(self, batch_at, lambda: 1 - self.exact(estimate), schedule, observer, data, resume=resume)
 
     def translate(
