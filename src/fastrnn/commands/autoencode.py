@@ -105,7 +105,8 @@ def apply(
 
 def _report(result: dict[str, Any]) -> str:
     rows = {
-        "exact": f"{result['exact']:.2%} of {result['held_out_texts']:,} held-out texts, each by {result['code']} numbers",
+        "exact": f"{result['exact']:.2%} of {result['held_out_texts']:,} held-out texts, "
+        f"by {result['code']} numbers each",
         **run_rows(result),
     }
     shown = [f"  {text} -> {back}" for text, back in result["examples"].items()]

@@ -90,9 +90,9 @@ def train(
             source: {n: model.translate([source], n, width=width)[0] for n in model.languages} for source in [text]
         }
         result |= {
-            "examples": len(corpus.train), "held_out": len(corpus.held_out),
-            "exact_greedy": model.exact(corpus.held_out), "width": width, "exact_beam": model.exact(corpus.held_out, width), "examples_shown": shown,
-            "plot": str(outputs(out)["plot"]),
+            "examples": len(corpus.train), "held_out": len(corpus.held_out), "width": width,
+            "exact_greedy": model.exact(corpus.held_out), "exact_beam": model.exact(corpus.held_out, width),
+            "examples_shown": shown, "plot": str(outputs(out)["plot"]),
         }  # fmt: skip
     typer.echo(json.dumps(result, indent=2, ensure_ascii=False) if as_json else _report(result))
 
