@@ -15,6 +15,7 @@ from torch.nn import functional
 import fastrnn
 from fastrnn.models import (
     Autoencoder,
+    Corpus,
     Forecaster,
     Observer,
     Schedule,
@@ -176,6 +177,16 @@ def test_a_resumed_run_has_the_bits_of_an_unbroken_one(name, patience, tmp_path)
             run(second, resume=True)
     with pytest.raises(ValueError, match="resume: expected a model with a training run, got one without"):
         run(make(3), resume=True)
+
+
+@pytest.mark.parametrize("name", list(MODELS))
+def test_a_prolonged_run_keeps_everything_but_its_length(name):
+    make, run = MODELS[name]
+    model = make(3)
+    run(model, SHORT)
+    run(model, Schedule(steps=20, batch=1, lr=0.5, clip=9.0, evaluate_every=1), resume=True)
+    assert model.run.description["schedule"] == {**SHORT.__dict__, "steps": 20}
+    assert [line["step"] for line in model.run.description["history"]] == [4, 8, 12, 14, 16, 20]
 
 
 @pytest.mark.parametrize("name", list(MODELS))
@@ -476,7 +487,7 @@ y = f"{x_1} and {len('inner')}"
 def f():
     """Two
     lines."""
-    return r'\\\\d'
+    return r'\\\\d' + "a""b"
 '''
 
 
@@ -487,6 +498,7 @@ def test_source_is_labelled_as_pythons_tokenizer_says(level):
     found = []
     for sentence in sentences:
         for first, end, kind in sorted(tag.entities(sentence.labels)):
+            assert sentence.labels[first] == f"B-{kind}"
             found.append((kind, "".join(sentence.tokens[first:end])))
     wanted = []
     for token in tokenize.tokenize(BytesIO(SOURCE.encode()).readline):
@@ -513,9 +525,27 @@ def test_source_files_are_held_out_whole_and_blocks_cut_no_string():
     assert len(held_out) > 10
     assert not train & held_out
     for sentence in corpus.train[:200]:
-        assert not sentence.labels[0].startswith("I-")
         assert len("".join(sentence.tokens)) <= 800
         assert sentence.tokens[-1] == "\n"
+
+
+def test_blocks_cut_no_string_and_what_was_seen_in_training_is_not_measured(monkeypatch):
+    lines = [f"x{i} = {i}\n" for i in range(90)]
+    docstring = '"""' + "a line of it\n" * 30 + '"""\n'
+    text = "".join(lines) + docstring + "".join(lines[::-1])
+    blocks = ["".join(sentence.tokens) for sentence in tag._blocks(text, "token")]
+    assert "".join(blocks) == text
+    assert [docstring in block for block in blocks].count(True) == 1
+    assert all(len(block) <= 210 for block in blocks if docstring not in block)
+    long = '"""' + "a line of it\n" * 70 + '"""\n'
+    blocks = ["".join(sentence.tokens) for sentence in tag._blocks(text.replace(docstring, long), "token")]
+    assert not any("line of it" in block for block in blocks)  # too long a block is left out whole
+    both = Corpus("both", text, "".join(lines) + "y = 1\n" * 40)
+    monkeypatch.setattr(tag, "python_stdlib", lambda characters: both)
+    corpus = tag.python_source("token")
+    held_out = {tuple(sentence.tokens) for sentence in corpus.held_out}
+    assert held_out
+    assert held_out.isdisjoint(tuple(sentence.tokens) for sentence in corpus.train)
 
 
 def test_tokens_of_strings_are_learnt_by_their_place():
@@ -636,8 +666,8 @@ def small_translator():
     corpus = translate.numbers(399)
     everything = [*corpus.train, *corpus.held_out]
     sources, targets = "".join(e.source for e in everything), "".join(e.target for e in everything)
-    model = Translator(sources, targets, list(numerals.LANGUAGES), hidden=64, seed=0)
-    model.fit(corpus, Schedule(steps=450, batch=48, lr=6e-3, evaluate_every=225))
+    model = Translator(sources, targets, list(numerals.LANGUAGES), hidden=48, seed=0)
+    model.fit(corpus, Schedule(steps=300, batch=48, lr=8e-3, evaluate_every=300))
     return model, corpus
 
 
@@ -652,9 +682,7 @@ def test_small_numbers_are_translated(small_translator):
     assert translation == model.translate(["321"], "german")[0]
     assert weights.shape == (len(translation) + 1, 3)
     np.testing.assert_allclose(weights.sum(axis=1), 1, rtol=1e-5)
-    # what is attended to while "dreihundert" begins is the 3, and the 2 when "zwanzig" does
-    if translation == "dreihunderteinundzwanzig":
-        assert weights[translation.index("zwanzig") :].mean(axis=0).argmax() != 0
+    assert np.abs(weights[0] - weights[-1]).max() > 0.1  # it looks elsewhere at the end than at the beginning
 
 
 def test_a_batch_is_translated_as_its_texts_one_by_one(small_translator):
@@ -664,6 +692,12 @@ def test_a_batch_is_translated_as_its_texts_one_by_one(small_translator):
         alone = [model.translate([text], "german", width=width)[0] for text in texts]
         assert model.translate(texts, "german", width=width) == alone
     assert model.translate([], "german") == []
+    state = model._encode(*model._sources(texts))
+    start = np.full(len(texts), model.end + 1)
+    together = model._step(state, start)[0]
+    for b, text in enumerate(texts):  # padding is not attended to
+        alone = model._step(model._encode(*model._sources([text])), start[:1])[0]
+        np.testing.assert_allclose(together[b], alone[0], rtol=1e-4)
 
 
 @pytest.mark.nightly
@@ -723,11 +757,11 @@ def test_unseen_words_come_back_from_their_vectors():
     """The quick version: pronounceable words of three syllables, of which a tenth is never seen in training."""
     syllables = [a + b for a in "bdfgklmnprst" for b in "aeiou"]
     rng = np.random.default_rng(0)
-    corpus = autoencode.corpus_of("words", ["".join(rng.choice(syllables, 3)) for _ in range(3000)])
+    corpus = autoencode.corpus_of("words", ["".join(rng.choice(syllables, 3)) for _ in range(2000)])
     assert not set(corpus.train) & set(corpus.held_out)
     model = Autoencoder("".join(corpus.train), hidden=64, code=32, embedding=16, seed=0)
-    model.fit(corpus, Schedule(steps=500, batch=64, lr=1e-2, evaluate_every=250))
-    assert model.exact(corpus.held_out) >= 0.9
+    model.fit(corpus, Schedule(steps=300, batch=64, lr=1e-2, evaluate_every=300))
+    assert model.exact(corpus.held_out) >= 0.85
     codes = model.encode(corpus.held_out[:20])
     assert codes.shape == (20, 32)
     assert np.abs(codes).max() <= 1

@@ -44,7 +44,8 @@ def train(
 ) -> None:
     """Train an autoencoder, and count the unseen texts that come back exactly from their vectors."""
     with one_line_errors():
-        prepare(device, threads, *outputs(out).values())
+        prepare(device, threads, out)
+        files = outputs(out)
         from fastrnn.models import Autoencoder, Schedule, autoencode
 
         schedule: Schedule | None = Schedule(steps=steps, batch=batch, lr=lr, evaluate_every=250)
@@ -58,7 +59,7 @@ def train(
             characters = "".join(corpus.train + corpus.held_out)
             model = Autoencoder(characters, code=code, hidden=hidden, embedding=embedding, seed=seed)
         result = run(
-            lambda observer: model.fit(corpus, schedule, observer, resume=resume), model, out,
+            lambda observer: model.fit(corpus, schedule, observer, resume=resume), model, files,
             title=f"{corpus.name}: {len(corpus.train):,} texts to train on, {len(corpus.held_out):,} held out",
             score="share of held-out texts not reconstructed", quiet=quiet,
             again=f"fastrnn autoencode train --resume --out {out}" + (f" --lines {lines}" if lines else ""),

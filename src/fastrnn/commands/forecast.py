@@ -47,7 +47,8 @@ def train(
 ) -> None:
     """Train on the first 80% of a series, measure on the rest beside two baselines, forecast beyond the end."""
     with one_line_errors():
-        prepare(device, threads, *outputs(out).values())
+        prepare(device, threads, out)
+        files = outputs(out)
         from fastrnn import validation
         from fastrnn.commands import plots
         from fastrnn.models import Forecaster, Schedule, forecast
@@ -66,7 +67,7 @@ def train(
         name, series = _series(csv, column, model.seed)
         future = validation.integer("ahead", ahead, 1)
         result = run(
-            lambda observer: model.fit(series, schedule, observer, resume=resume), model, out,
+            lambda observer: model.fit(series, schedule, observer, resume=resume), model, files,
             title=f"{name}: {len(series):,} values, {model.arguments['cell']}", score="RMSE on the test part",
             quiet=quiet,
             again=f"fastrnn forecast train --resume --out {out}" + (f" --csv {csv}" if csv else "")
@@ -84,12 +85,12 @@ def train(
             "rmse": {cell: {"train": a, "test": b} for cell, (a, b) in sorted(table.items())},
             "seasonal_naive_rmse": naive, "period": period,
             "autoregressive_rmse": forecast.autoregressive(series, model.window, model.horizon),
-            "forecast": model.predict(series, future).tolist(), "plot": str(outputs(out)["plot"]),
+            "forecast": model.predict(series, future).tolist(), "plot": str(files["plot"]),
         }  # fmt: skip
         test = forecast.windows(series, model.window, model.horizon)[1]
         split = int(forecast.TRAIN_PART * len(series))
         predicted = model.predict_windows(test.x)[:, -1]
-        plots.forecast(series, split, predicted, result["forecast"], outputs(out)["plot"])
+        plots.forecast(series, split, predicted, result["forecast"], files["plot"])
     typer.echo(json.dumps(result, indent=2) if as_json else _report(result))
 
 

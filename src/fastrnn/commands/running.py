@@ -21,7 +21,13 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 
 def outputs(out: Path) -> dict[str, Path]:
-    """Return the files that a training command writes: checkpoint, log, loss plot, result plot."""
+    """Return the files that a training command writes: checkpoint, log, loss plot, result plot.
+
+    Raises:
+        ValueError: the checkpoint would have the name of another.
+    """
+    if out.suffix in (".jsonl", ".png"):
+        raise ValueError(f"--out: expected a name that the log and the plots do not have, got {out}")
     return {
         "checkpoint": out, "log": out.with_suffix(".jsonl"), "loss_plot": out.with_suffix(".loss.png"),
         "plot": out.with_suffix(".png"),
@@ -29,14 +35,15 @@ def outputs(out: Path) -> dict[str, Path]:
 
 
 def train(
-    fit: Callable[[Observer], Point], model: Any, out: Path, *, title: str, score: str, quiet: bool, again: str
-) -> dict[str, Any]:
+    fit: Callable[[Observer], Point], model: Any, files: dict[str, Path], *, title: str, score: str, quiet: bool,
+    again: str,
+) -> dict[str, Any]:  # fmt: skip
     """Train with progress on standard error; return steps, loss, seconds and the files written.
 
     Args:
         fit: trains with an observer.
         model: which then has `run`.
-        out: where the checkpoint goes.
+        files: where what goes, as `outputs` returns it.
         title: first line, what is trained on what.
         score: what is measured, less is better.
         quiet: show nothing but what must be said.
@@ -47,7 +54,7 @@ def train(
     """
     from fastrnn.models import Observer
 
-    files, console, began = outputs(out), Console(stderr=True, highlight=False), time.perf_counter()
+    console, began = Console(stderr=True, highlight=False), time.perf_counter()
 
     def say(message: str) -> None:
         console.print(message, markup=False, soft_wrap=True)

@@ -52,10 +52,13 @@ def train(
 ) -> None:
     """Train a tagger, and measure the entities it finds in sentences it has not seen, beside a baseline."""
     with one_line_errors():
-        prepare(device, threads, *outputs(out).values())
+        prepare(device, threads, out)
+        files = outputs(out)
         from fastrnn.models import Schedule, Tagger
         from fastrnn.models.tag import most_frequent_label
 
+        if conll is not None and options.given(context, "level"):
+            raise ValueError("--level: expected nothing with --conll, whose tokens are its words")
         schedule: Schedule | None = Schedule(steps=steps, batch=batch, lr=lr)
         if resume:
             only_steps_with_resume(context, FIXED)
@@ -67,7 +70,7 @@ def train(
             model = Tagger.of(corpus.train, level="word" if conll else level, **sizes)
         data = (f" --conll {conll}" if conll else "") + (f" --test {test}" if test else "")
         result = run(
-            lambda observer: model.fit(corpus, schedule, observer, resume=resume), model, out,
+            lambda observer: model.fit(corpus, schedule, observer, resume=resume), model, files,
             title=f"{corpus.name}: {len(corpus.train):,} sentences to train on, {len(corpus.held_out):,} held out",
             score="1 - F1 on held-out sentences", quiet=quiet, again=f"fastrnn tag train --resume --out {out}{data}",
         )  # fmt: skip

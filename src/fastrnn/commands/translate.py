@@ -51,7 +51,8 @@ def train(
 ) -> None:
     """Train a translator, count what it translates exactly of texts it has not seen, and draw its attention."""
     with one_line_errors():
-        prepare(device, threads, *outputs(out).values())
+        prepare(device, threads, out)
+        files = outputs(out)
         from fastrnn import validation
         from fastrnn.commands import plots
         from fastrnn.models import Schedule, Translator, translate
@@ -79,20 +80,21 @@ def train(
             )  # fmt: skip
         data = f" --table {table}" if table else f" --numbers {numbers}"
         result = run(
-            lambda o: model.fit(corpus, schedule, o, forcing=forcing, curriculum=curriculum, resume=resume), model, out,
+            lambda o: model.fit(corpus, schedule, o, forcing=forcing, curriculum=curriculum, resume=resume),
+            model, files,
             title=f"{len(corpus.train):,} examples to train on, {len(corpus.held_out):,} of other texts held out",
             score="share of held-out texts wrong", quiet=quiet,
             again=f"fastrnn translate train --resume --out {out}{data}",
         )  # fmt: skip
         text = max((e.source for e in corpus.held_out), key=lambda source: (len(source) <= 30, len(source)))
-        plots.attention(text, {name: model.attend(text, name) for name in model.languages}, outputs(out)["plot"])
+        plots.attention(text, {name: model.attend(text, name) for name in model.languages}, files["plot"])
         shown = {
             source: {n: model.translate([source], n, width=width)[0] for n in model.languages} for source in [text]
         }
         result |= {
             "examples": len(corpus.train), "held_out": len(corpus.held_out), "width": width,
             "exact_greedy": model.exact(corpus.held_out), "exact_beam": model.exact(corpus.held_out, width),
-            "examples_shown": shown, "plot": str(outputs(out)["plot"]),
+            "examples_shown": shown, "plot": str(files["plot"]),
         }  # fmt: skip
     typer.echo(json.dumps(result, indent=2, ensure_ascii=False) if as_json else _report(result))
 
