@@ -13,6 +13,7 @@ import pytest
 import tolerance
 
 import fastrnn
+import fastrnn.layers
 from fastrnn.cells import CELLS
 from fastrnn.recurrence import Backend
 
@@ -21,9 +22,13 @@ LAYERS: dict[str, Callable[..., Any]] = {
     "rnn_relu": lambda *a, **k: fastrnn.RNN(*a, nonlinearity="relu", **k),
     "rnn_identity": lambda *a, **k: fastrnn.RNN(*a, nonlinearity="identity", **k),
     "lstm": fastrnn.LSTM,
+    "lstm_peephole": lambda *a, **k: fastrnn.LSTM(*a, peephole=True, **k),
+    "lstm_coupled": lambda *a, **k: fastrnn.LSTM(*a, coupled=True, **k),
+    "lstm_coupled_peephole": lambda *a, **k: fastrnn.LSTM(*a, coupled=True, peephole=True, **k),
     "gru": fastrnn.GRU,
     "gru_reset_before": lambda *a, **k: fastrnn.GRU(*a, reset_after=False, **k),
 }
+LAYERS |= {name: fastrnn.layers.LAYERS[name] for name in CELLS if name not in LAYERS}  # those of conftest.py
 BACKENDS = ("reference", "cpu")
 FUNCTIONS = [name for name in vars(Backend) if not name.startswith("_")]  # of every backend
 DTYPES = ("float32", "float64")
@@ -48,6 +53,11 @@ class Case:
     batch_first: bool = False
     proj_size: int = 0
     dropout: float = 0.0
+    zoneout: float = 0.0  # of h (not with a projection) and of c
+    recurrent_dropout: float = 0.0
+    recurrent: str = "full"  # "diagonal", "mask" (a random one)
+    save: str = "gates"
+    training: bool = False  # implied by dropout
     lengths: str = "none"  # "random" (unsorted, one zero where B > 1), "full", "zero" (all of them)
     reset: str = "none"  # "random", "first" (at step 0 only), "all"
     state: str = "given"  # "none", "h" (the cell state left out)
@@ -77,6 +87,10 @@ class Case:
         return self.proj_size or self.H
 
     @property
+    def is_training(self) -> bool:
+        return self.training or self.dropout > 0
+
+    @property
     def cell_state(self) -> bool:
         return CELLS[self.cell].cell_state
 
@@ -100,9 +114,23 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "reset-lengths-bidirectional": {"reset": "random", "lengths": "random", "bidirectional": True, "B": 5},
     "dropout": {"dropout": 0.4, "num_layers": 3},
     "state-none": {"state": "none"},
+    "zoneout": {"zoneout": 0.3, "num_layers": 2},
+    "zoneout-training": {"zoneout": 0.3, "training": True, "lengths": "random", "reset": "random"},
+    "recurrent-dropout": {"recurrent_dropout": 0.4, "training": True, "reset": "random", "B": 4},
+    "recompute": {"save": "recompute", "T": 11, "num_layers": 2, "reset": "random"},
+    "recompute-everything": {
+        "save": "recompute", "T": 7, "num_layers": 2, "bidirectional": True, "batch_first": True, "dropout": 0.3,
+        "lengths": "random", "reset": "random", "B": 4, "zoneout": 0.1, "recurrent_dropout": 0.2, "strided": True,
+    },
+    "diagonal": {"recurrent": "diagonal", "num_layers": 2},
+    "mask": {"recurrent": "mask", "num_layers": 2},
+    "diagonal-regularised": {
+        "recurrent": "diagonal", "zoneout": 0.2, "recurrent_dropout": 0.3, "dropout": 0.3, "num_layers": 2,
+        "bidirectional": True, "lengths": "random", "reset": "random", "bias": False,
+    },
     "everything": {
         "num_layers": 2, "bidirectional": True, "batch_first": True, "dropout": 0.3, "lengths": "random",
-        "reset": "random", "strided": True, "B": 4,
+        "reset": "random", "strided": True, "B": 4, "zoneout": 0.1, "recurrent_dropout": 0.2,
     },
     **{f"loss-{name}": {"losses": (name,), "num_layers": 2, "bidirectional": True} for name in LOSSES},
     "T1": {"T": 1},
@@ -119,6 +147,8 @@ PROJECTIONS = {
     "projection-stacked-bidirectional": {"proj_size": 2, "num_layers": 2, "bidirectional": True},
     "projection-everything": {**OPTIONS["everything"], "proj_size": 3},
     "projection-no-bias": {"proj_size": 1, "bias": False},
+    "projection-recompute": {"proj_size": 3, "save": "recompute", "T": 10, "bidirectional": True, "lengths": "random"},
+    "projection-zoneout": {"proj_size": 3, "zoneout": 0.3, "training": True, "recurrent_dropout": 0.2},
     "state-h": {"state": "h"},
 }
 
@@ -161,12 +191,20 @@ def make_layer(case: Case, dtype: str | None = None, **options: Any) -> Any:
     """A layer with the case's options; in another dtype it has the very same parameters."""
     if case.proj_size:
         options["proj_size"] = case.proj_size
+    if case.zoneout:
+        options["zoneout"] = (0.0, case.zoneout) if case.proj_size else case.zoneout
+    if case.recurrent == "mask":
+        options["recurrent"] = np.random.default_rng(case.H).random((case.H, case.H)) < 0.6
+    else:
+        options["recurrent"] = case.recurrent
     layer = LAYERS[case.cell](
         case.I, case.H, case.num_layers, bias=case.bias, batch_first=case.batch_first, dropout=case.dropout,
-        bidirectional=case.bidirectional, dtype=dtype or case.dtype, seed=case.seed, **options,
+        bidirectional=case.bidirectional, recurrent_dropout=case.recurrent_dropout, save=case.save,
+        dtype=dtype or case.dtype, seed=case.seed, **options,
     )  # fmt: skip
     if layer.dtype != case.dtype:
-        layer.update({name: value.astype(layer.dtype) for name, value in make_layer(case, **options).params.items()})
+        narrow = {name: value for name, value in options.items() if name not in ("zoneout", "recurrent", "proj_size")}
+        layer.update({name: value.astype(layer.dtype) for name, value in make_layer(case, **narrow).params.items()})
     return layer
 
 
@@ -230,7 +268,7 @@ def evaluate(layer: Any, case: Case, problem: Problem, backend: str | None = Non
     with fastrnn.use_backend(backend or case.backend):
         layer.calls = CALL
         result = layer.forward(
-            problem.x, problem.state, lengths=problem.lengths, reset=problem.reset, training=case.dropout > 0
+            problem.x, problem.state, lengths=problem.lengths, reset=problem.reset, training=case.is_training
         )
         y, state, backward = result
         grads = backward(*upstream(case, problem))

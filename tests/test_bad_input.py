@@ -73,6 +73,18 @@ CONSTRUCTOR: list[tuple[type[Exception], str, str, str, dict[str, Any]]] = [
     (TypeError, "dropout", "a number", "bool True", {"dropout": True}),
     (TypeError, "dropout", "a number", "'0.5'", {"dropout": "0.5"}),
     (TypeError, "dropout", "a number", "None", {"dropout": None}),
+    (ValueError, "recurrent_dropout", "0 <= p < 1", "1.0", {"recurrent_dropout": 1.0}),
+    (TypeError, "recurrent_dropout", "a number", "None", {"recurrent_dropout": None}),
+    (ValueError, "zoneout", "0 <= p < 1", "1.5", {"zoneout": 1.5}),
+    (TypeError, "zoneout", "a number", "'0.1'", {"zoneout": "0.1"}),
+    (TypeError, "zoneout", "a number", "(0.1, 0.2, 0.3)", {"zoneout": (0.1, 0.2, 0.3)}),
+    (ValueError, "recurrent", "'diagonal'", "'sparse'", {"recurrent": "sparse"}),
+    (ShapeError, "recurrent", "a mask [6, 6]", "(1, 1)", {"recurrent": [[1]]}),
+    (ShapeError, "recurrent", "a mask [6, 6]", "(7, 7)", {"recurrent": np.eye(7)}),
+    (ValueError, "recurrent", "a mask of 0 and 1", "other values", {"recurrent": np.full((H, H), 0.5)}),
+    (TypeError, "recurrent", "a mask of 0 and 1", "None", {"recurrent": None}),
+    (ValueError, "save", "'recompute'", "'everything'", {"save": "everything"}),
+    (ValueError, "save", "'gates'", "None", {"save": None}),
     (ValueError, "init", "'xavier'", "'glorot'", {"init": "glorot"}),
     (ValueError, "init", "'uniform'", "None", {"init": None}),
     (TypeError, "dtype", "float32, float64", "float16", {"dtype": "float16"}),
@@ -93,14 +105,8 @@ CONSTRUCTOR: list[tuple[type[Exception], str, str, str, dict[str, Any]]] = [
     (ValueError, "device", "'cuda:N'", "cuda:", {"device": "cuda:"}),
 ]
 NOT_YET: dict[str, list[Any]] = {
-    "peephole": [True, "dense"],
-    "coupled": [True],
-    "recurrent": ["diagonal", np.eye(H), [[1]]],
     "layer_norm": [True],
-    "zoneout": [0.1, (0.1, 0.2)],
-    "recurrent_dropout": [0.25],
     "precision": ["high", "medium", "low"],
-    "save": ["recompute"],
 }
 
 
@@ -118,19 +124,22 @@ def test_constructor(
 @pytest.mark.parametrize("name", NOT_YET)
 def test_an_option_that_does_not_exist_yet_is_refused_by_name(cell: str, name: str) -> None:
     for value in NOT_YET[name]:
-        layer = LAYERS[cell]
-        if name in ("peephole", "coupled") and not CELLS[cell].cell_state:
-            with pytest.raises(TypeError, match=name):  # not an argument of this layer
-                layer(I, H, **{name: value})
-        else:
-            shown = str(value.shape) if isinstance(value, np.ndarray) else repr(value)
-            refused(ValueError, name, "in this version", shown, lambda: layer(I, H, **{name: value}))  # noqa: B023
+        shown = str(value.shape) if isinstance(value, np.ndarray) else repr(value)
+        refused(ValueError, name, "in this version", shown, lambda: LAYERS[cell](I, H, **{name: value}))  # noqa: B023
 
 
 def test_constructor_of_one_cell_only() -> None:
     refused(ValueError, "proj_size", f"less than hidden_size = {H}", "6", lambda: lstm(proj_size=6))
     refused(ValueError, "proj_size", "at least 0", "-1", lambda: lstm(proj_size=-1))
     refused(TypeError, "proj_size", "an integer", "2.0", lambda: lstm(proj_size=2.0))
+    refused(ValueError, "peephole", "the only values in this version", "'dense'", lambda: lstm(peephole="dense"))
+    refused(TypeError, "peephole", "a bool", "'diagonal'", lambda: lstm(peephole="diagonal"))
+    refused(TypeError, "coupled", "a bool", "1", lambda: lstm(coupled=1))
+    refused(ValueError, "zoneout", "(0, z_c) with proj_size", "0.1", lambda: lstm(proj_size=2, zoneout=0.1))
+    refused(
+        ValueError, "recurrent", "'full' with proj_size", "diagonal", lambda: lstm(proj_size=2, recurrent="diagonal")
+    )
+    refused(TypeError, "zoneout", "a number", "(0.1, 0.2)", lambda: gru(zoneout=(0.1, 0.2)))
     refused(TypeError, "forget_bias", "a number", "'1'", lambda: lstm(forget_bias="1"))
     refused(TypeError, "forget_bias", "a number", "bool True", lambda: lstm(forget_bias=True))
     refused(ValueError, "forget_bias", "a finite number", "nan", lambda: lstm(forget_bias=float("nan")))
@@ -141,7 +150,12 @@ def test_constructor_of_one_cell_only() -> None:
             ValueError, "nonlinearity", "'tanh', 'relu', 'identity'", repr(bad),
             lambda: fastrnn.RNN(I, H, nonlinearity=bad),  # noqa: B023
         )  # fmt: skip
-    for unknown in (lambda: gru(proj_size=2), lambda: fastrnn.RNN(I, H, reset_after=True), lambda: lstm(colour=1)):
+    for unknown in (
+        lambda: gru(proj_size=2),
+        lambda: gru(peephole=True),
+        lambda: fastrnn.RNN(I, H, reset_after=True),
+        lambda: lstm(colour=1),
+    ):
         with pytest.raises(TypeError, match="unexpected keyword"):
             unknown()
 

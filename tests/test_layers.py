@@ -60,7 +60,7 @@ def test_xavier_gate_by_gate(cell: str) -> None:
     gates = len(CELLS[cell].gates)
     layer = LAYERS[cell](30, 64, 2, init="xavier", seed=3, dtype="float64")
     for name, value in layer.params.items():
-        if name.startswith("bias"):
+        if name.startswith(("bias", "weight_p")):
             assert not value.any(), name
             continue
         for gate in value.reshape(gates, 64, -1):
@@ -124,7 +124,9 @@ def test_parameter_counts_with_one_bias_per_gate(m: int, n: int) -> None:
     }
     assert count["rnn_tanh"] == (m + n) * n + n
     assert count["lstm"] == 4 * (m * n + n * n + n)
-    assert count["gru"] == 3 * (m * n + n * n + n)
+    assert count["gru"] == count["lstm_coupled"] == 3 * (m * n + n * n + n)
+    assert count["lstm_peephole"] == count["lstm"] + 3 * n
+    assert count["lstm_coupled_peephole"] == count["lstm_coupled"] + 2 * n
     assert count["lstm"] - sum(v.size for v in fastrnn.LSTM(m, n, bias=False).params.values()) == 4 * n
 
 

@@ -234,7 +234,7 @@ def test_backward_is_pure(case: Case) -> None:
     copy = problem.astype(case.dtype)
     with fastrnn.use_backend(case.backend):
         result = layer.forward(
-            problem.x, problem.state, lengths=problem.lengths, reset=problem.reset, training=case.dropout > 0
+            problem.x, problem.state, lengths=problem.lengths, reset=problem.reset, training=case.is_training
         )
     given = upstream(case, problem)
     first, second = result.backward(*given), result.backward(*given)
@@ -367,6 +367,11 @@ CHOICES: dict[str, tuple[Any, ...]] = {  # the first is the default
     "batch_first": (False, True),
     "proj_size": (0, 1, 5),
     "dropout": (0.0, 0.3),
+    "zoneout": (0.0, 0.2),
+    "recurrent_dropout": (0.0, 0.25),
+    "recurrent": ("full", "diagonal", "mask"),
+    "save": ("gates", "recompute"),
+    "training": (False, True),
     "lengths": ("none", "random", "full", "zero"),
     "reset": ("none", "random", "first", "all"),
     "state": ("none", "given", "h"),
@@ -385,7 +390,10 @@ def possible(options: dict[str, Any]) -> bool:
     needs_cell_state = any(options.get(name) in values for name, values in of_cell_state.items())
     unbatched_lengths = options.get("unbatched") and options.get("lengths", "none") != "none"
     pointless_dropout = options.get("dropout") and options.get("num_layers", 2) == 1
-    return not (needs_cell_state and not cell_state) and not unbatched_lengths and not pointless_dropout
+    implied_training = options.get("dropout") and options.get("training")
+    projected_mask = options.get("proj_size") and options.get("recurrent", "full") != "full"
+    without_c = needs_cell_state and not cell_state
+    return not (without_c or unbatched_lengths or pointless_dropout or implied_training or projected_mask)
 
 
 ALL_PAIRS = {
@@ -405,7 +413,7 @@ def option_draws(draw_from: st.DrawFn) -> dict[str, Any]:
     for name in draw_from(st.permutations([name for name in CHOICES if name not in options])):
         if not possible({**options, name: drawn[name]}) and name in ("proj_size", "state", "losses"):
             options["cell"] = "lstm"
-        if not possible({**options, name: drawn[name]}) and name == "dropout":
+        if not possible({**options, name: drawn[name]}) and name == "dropout" and not options.get("training"):
             options["num_layers"] = 2
         options[name] = drawn[name] if possible({**options, name: drawn[name]}) else CHOICES[name][0]
     return {name: options[name] for name in CHOICES}
@@ -431,7 +439,7 @@ def check_fuzz(options: dict[str, Any], sizes: dict[str, int], seed: int) -> Non
     assert_results(case, problem, got, want)
     with use_threads(1):
         same_bits(evaluate(layer, case, problem), got)
-        if not case.dropout:
+        if not case.is_training:
             y, state = layer(problem.x, problem.state, lengths=problem.lengths, reset=problem.reset)
             same_bits({"y": y} | by_name(case, state), {name: got[name] for name in ("y", *by_name(case, state))})
 
@@ -508,3 +516,46 @@ def test_dropout_repeats_by_call_and_acts_only_in_training(case: Case) -> None:
     assert not np.array_equal(first, without)
     with fastrnn.use_backend(case.backend):
         assert_same_bits("a plain call", layer(problem.x, lengths=problem.lengths, reset=problem.reset)[0], without)
+
+
+# Degenerate options
+
+
+def equal_up_to_rounding(case: Case, got: dict[str, np.ndarray], want: dict[str, np.ndarray]) -> None:
+    for name, value in want.items():
+        close(case, name, got[name], value)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("coupled", ["", "_coupled"])
+def test_zero_peepholes_are_none(backend: str, coupled: str) -> None:
+    case = Case(f"lstm{coupled}_peephole", backend, "float32", H=21, **EVERYTHING)
+    plain = replace(case, cell=f"lstm{coupled}")
+    layer, bare, problem = make_layer(case), make_layer(plain), draw(case)
+    zeros = {name: np.zeros_like(value) for name, value in layer.params.items() if name.startswith("weight_p")}
+    assert len(zeros) == 4
+    layer.update({**bare.params, **zeros})
+    got, want = evaluate(layer, case, problem), evaluate(bare, plain, problem)
+    assert all(got[f"d {name}"].any() for name in zeros)
+    same_bits({name: got[name] for name in want}, want)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("peephole", ["", "_peephole"])
+def test_coupled_gates_are_an_lstm_whose_input_gate_is_the_negated_forget_gate(backend: str, peephole: str) -> None:
+    case = Case(f"lstm_coupled{peephole}", backend, "float64", H=21, **EVERYTHING)
+    plain = replace(case, cell=f"lstm{peephole}")
+    layer, full, problem = make_layer(case), make_layer(plain), draw(case)
+
+    def negated(value: np.ndarray, rows: int) -> np.ndarray:
+        return np.concatenate((-value[:rows], value))  # sigma(-a) = 1 - sigma(a)
+
+    def rows_of(name: str) -> int:
+        return 1 if name.startswith("weight_p") else case.H
+
+    full.update({name: negated(value, rows_of(name)) for name, value in layer.params.items()})
+    got, want = evaluate(layer, case, problem), evaluate(full, plain, problem)
+    for name in layer.params:
+        d, rows = want[f"d {name}"], rows_of(name)
+        want[f"d {name}"] = np.concatenate((d[rows : 2 * rows] - d[:rows], d[2 * rows :]))
+    equal_up_to_rounding(case, got, want)

@@ -41,7 +41,7 @@ def loss(layer: Any, case: Case, problem: Problem) -> float:
     with fastrnn.use_backend(case.backend):
         layer.calls = CALL
         result = layer.forward(
-            problem.x, problem.state, lengths=problem.lengths, reset=problem.reset, training=case.dropout > 0
+            problem.x, problem.state, lengths=problem.lengths, reset=problem.reset, training=case.is_training
         )
     d_output, d_state, d_cells = upstream(case, problem)
     total = 0.0 if d_output is None else float(np.sum(result.y * d_output))

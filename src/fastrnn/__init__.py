@@ -3,6 +3,7 @@
 from fastrnn.backends import use_backend
 from fastrnn.beam import Hypothesis, beam_search
 from fastrnn.diagnosis import GradientFlow, gradient_flow
+from fastrnn.custom import register
 from fastrnn.errors import ShapeError
 from fastrnn.layers import GRU, LSTM, RNN, load
 from fastrnn.threads import get_num_threads, set_num_threads
@@ -10,5 +11,5 @@ from fastrnn.threads import get_num_threads, set_num_threads
 __version__ = "0.1.0"
 __all__ = [
     "GRU", "LSTM", "RNN", "GradientFlow", "Hypothesis", "ShapeError", "__version__", "beam_search", "get_num_threads",
-    "gradient_flow", "load", "set_num_threads", "use_backend",
+    "gradient_flow", "load", "register", "set_num_threads", "use_backend",
 ]  # fmt: skip

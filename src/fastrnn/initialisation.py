@@ -10,7 +10,7 @@ import numpy as np
 from fastrnn.arrays import Array
 
 
-def names(layer: int, direction: int, bias: bool, projection: bool) -> tuple[str | None, ...]:
+def names(layer: int, direction: int, bias: bool, projection: bool, units: bool) -> tuple[str | None, ...]:
     """Parameter names of one layer and direction in the order of Weights, None where there is no such parameter."""
     suffix = f"_l{layer}" + ("_reverse" if direction else "")
 
@@ -19,23 +19,26 @@ def names(layer: int, direction: int, bias: bool, projection: bool) -> tuple[str
 
     return (
         name("weight_ih", True), name("weight_hh", True), name("bias_ih", bias), name("bias_hh", bias),
-        name("weight_hr", projection),
+        name("weight_hr", projection), name("weight_p", units),
     )  # fmt: skip
 
 
 def shapes(
-    input_size: int, hidden_size: int, proj_size: int, gates: int, num_layers: int, num_directions: int, bias: bool
-) -> Iterator[tuple[str, tuple[int, ...]]]:
+    input_size: int, hidden_size: int, proj_size: int, gates: int, num_layers: int, num_directions: int, bias: bool,
+    unit_parameters: int, diagonal: bool,
+) -> Iterator[tuple[str, tuple[int, ...]]]:  # fmt: skip
     """Yield the name and shape of every parameter."""
     output = proj_size or hidden_size
     for layer in range(num_layers):
         inputs = input_size if layer == 0 else num_directions * output
         for direction in range(num_directions):
-            n = names(layer, direction, bias, proj_size > 0)
+            n = names(layer, direction, bias, proj_size > 0, unit_parameters > 0)
             rows = gates * hidden_size
-            for name, shape in zip(
-                n, ((rows, inputs), (rows, output), (rows,), (rows,), (proj_size, hidden_size)), strict=True
-            ):
+            every = (
+                (rows, inputs), (rows,) if diagonal else (rows, output), (rows,), (rows,), (proj_size, hidden_size),
+                (unit_parameters, hidden_size),
+            )  # fmt: skip
+            for name, shape in zip(n, every, strict=True):
                 if name is not None:
                     yield name, shape
 
@@ -43,14 +46,19 @@ def shapes(
 def initialise(name: str, shape: tuple[int, ...], hidden_size: int, init: str, rng: np.random.Generator) -> Array:
     """Initial values of one parameter, float64.
 
-    "uniform": U(-1/sqrt(H), 1/sqrt(H)) for all, as torch. The others have zero biases and, gate by gate,
+    "uniform": U(-1/sqrt(H), 1/sqrt(H)) for all, as torch. The others have zero biases and peepholes and, gate by gate,
     "xavier": U(-a, a), a = sqrt(6 / (rows + columns)); "orthogonal": U orthogonal, the rest xavier;
-    "identity": U the identity, the rest xavier.
+    "identity": U the identity, the rest xavier. A diagonal U has xavier's bound of the full matrix, random signs
+    (orthogonal) or ones.
     """
     if init == "uniform":
         bound = 1 / math.sqrt(hidden_size)
         return rng.uniform(-bound, bound, shape)
-    if len(shape) == 1:
+    if name.startswith("weight_hh") and len(shape) == 1:
+        if init == "xavier":
+            return _xavier((hidden_size, hidden_size), rng, shape)
+        return np.ones(shape) if init == "identity" else rng.choice(np.array([-1.0, 1.0]), shape)
+    if len(shape) == 1 or name.startswith("weight_p"):
         return np.zeros(shape)
     if name.startswith("weight_hr"):
         return _xavier(shape, rng)
@@ -62,9 +70,10 @@ def initialise(name: str, shape: tuple[int, ...], hidden_size: int, init: str, r
     return np.concatenate([make(block, rng) for _ in range(gates)])
 
 
-def _xavier(shape: tuple[int, ...], rng: np.random.Generator) -> Array:
-    bound = math.sqrt(6 / sum(shape))
-    return rng.uniform(-bound, bound, shape)
+def _xavier(matrix: tuple[int, ...], rng: np.random.Generator, shape: tuple[int, ...] | None = None) -> Array:
+    """Values [shape] as for a matrix of this shape."""
+    bound = math.sqrt(6 / sum(matrix))
+    return rng.uniform(-bound, bound, shape or matrix)
 
 
 def _orthogonal(shape: tuple[int, ...], rng: np.random.Generator) -> Array:

@@ -20,9 +20,11 @@ from fastrnn.recurrence import Weights
 from fastrnn.stream import Stream
 
 S = TypeVar("S")
+MASK = "recurrent"  # name of the mask's tensor in a checkpoint
 PUBLIC = {
     "input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional", "proj_size",
-    "nonlinearity", "reset_after", "dtype", "device", "seed",
+    "nonlinearity", "reset_after", "peephole", "coupled", "recurrent", "zoneout",
+    "recurrent_dropout", "dtype", "device", "seed",
 }  # fmt: skip
 
 
@@ -55,7 +57,7 @@ class Forward(tuple[Any, ...], Generic[S]):
         return self._cells()
 
 
-class _Recurrent(Generic[S]):
+class Recurrent(Generic[S]):
     """Parameters by name, packed copies of them per backend, and the calls."""
 
     input_size: int
@@ -66,6 +68,10 @@ class _Recurrent(Generic[S]):
     dropout: float
     bidirectional: bool
     proj_size: int = 0
+    recurrent: str | Array
+    zoneout: float | tuple[float, float]
+    recurrent_dropout: float
+    save_mode: str
     dtype: str
     device: str
     seed: int
@@ -106,15 +112,29 @@ class _Recurrent(Generic[S]):
         self._arguments = arguments
         for name in PUBLIC & arguments.keys():
             setattr(self, name, arguments[name])
+        self.save_mode = arguments["save"]  # `save` is the method
         self._network = sequence.Network(
             CELLS[self._cell(arguments)], self.hidden_size, self.proj_size, self.num_layers, 1 + self.bidirectional,
-            self.dropout, self.seed,
+            self.dropout, self.recurrent_dropout,
+            self.zoneout if isinstance(self.zoneout, tuple) else (self.zoneout, self.zoneout), self.seed,
+            self.save_mode == "recompute",
         )  # fmt: skip
         self._values: dict[str, Array] = {}
         self._params: dict[str, Array] = {}
 
+    @property
+    def _is_diagonal(self) -> bool:
+        return isinstance(self.recurrent, str) and self.recurrent == "diagonal"
+
+    def _masked(self, name: str, value: Array) -> Array:
+        """A recurrent weight, or its gradient, with zeros where the mask has them."""
+        if isinstance(self.recurrent, str) or not name.startswith("weight_hh"):
+            return value
+        return np.where(np.tile(self.recurrent, (len(self._network.cell.gates), 1)), value, value.dtype.type(0))
+
     def _adopt(self, values: dict[str, Array]) -> None:
         """Take these arrays, which nobody else may hold, as the parameters of their names."""
+        values = {name: self._masked(name, value) for name, value in values.items()}
         self._values |= values  # as kernels want them: Numba would compile anew for a read-only array
         self._params |= {name: np.asarray(memoryview(cast(Any, value)).toreadonly()) for name, value in values.items()}
         self._packed: dict[str, list[Any]] = {}
@@ -144,7 +164,7 @@ class _Recurrent(Generic[S]):
         network = self._network
         return initialisation.shapes(
             self.input_size, self.hidden_size, self.proj_size, len(network.cell.gates), self.num_layers,
-            network.num_directions, self.bias,
+            network.num_directions, self.bias, network.cell.unit_parameters, self._is_diagonal,
         )  # fmt: skip
 
     @property
@@ -175,10 +195,12 @@ class _Recurrent(Generic[S]):
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the layer to a safetensors file, atomically; `fastrnn.load` reads it back."""
         name = next(name for name, kind in LAYERS.items() if isinstance(self, kind))
-        description = {"class": name, "arguments": self._arguments, "calls": self.calls}
-        checkpoint.write(path, self._params, description)
+        arguments, tensors = dict(self._arguments), dict(self._params)
+        if not isinstance(self.recurrent, str):
+            arguments["recurrent"], tensors[MASK] = "mask", self.recurrent
+        checkpoint.write(path, tensors, {"class": name, "arguments": arguments, "calls": self.calls})
 
-    def to(self, device: str) -> _Recurrent[S]:
+    def to(self, device: str) -> Recurrent[S]:
         """Return the layer on `device`; this version has the CPU only and says what is missing for others."""
         validation.device(device)
         return self
@@ -288,7 +310,9 @@ class _Recurrent(Generic[S]):
     def _names(self) -> list[tuple[str | None, ...]]:
         """Names of the parameters, one entry a layer and direction."""
         return [
-            initialisation.names(layer, direction, self.bias, self.proj_size > 0)
+            initialisation.names(
+                layer, direction, self.bias, self.proj_size > 0, self._network.cell.unit_parameters > 0
+            )
             for layer in range(self.num_layers)
             for direction in range(self._network.num_directions)
         ]
@@ -303,7 +327,7 @@ class _Recurrent(Generic[S]):
 
     def _by_name(self, weights: list[Weights]) -> dict[str, Array]:
         return {
-            name: cast(Array, value)
+            name: self._masked(name, cast(Array, value))
             for names, values in zip(self._names(), weights, strict=True)
             for name, value in zip(names, values, strict=True)
             if name is not None
@@ -321,40 +345,54 @@ class _Recurrent(Generic[S]):
     def __repr__(self) -> str:
         shown = [f"{self.input_size}, {self.hidden_size}"]
         defaults = {"num_layers": 1, "nonlinearity": "tanh", "bias": True, "batch_first": False, "dropout": 0.0,
-                    "bidirectional": False, "proj_size": 0, "reset_after": True, "dtype": "float32"}  # fmt: skip
+                    "bidirectional": False, "proj_size": 0, "reset_after": True, "peephole": False,
+                    "coupled": False, "recurrent": "full", "zoneout": 0.0, "recurrent_dropout": 0.0,
+                    "save": "gates", "dtype": "float32"}  # fmt: skip
         shown += [
-            f"{name}={self._arguments[name]!r}"
+            f"{name}={'mask' if isinstance(value, np.ndarray) else repr(value)}"
             for name, default in defaults.items()
-            if self._arguments.get(name, default) != default
+            if isinstance(value := self._arguments.get(name, default), np.ndarray) or value != default
         ]
         return f"{type(self).__name__}({', '.join(shown)})"
 
 
-def _arguments(scope: dict[str, Any]) -> dict[str, Any]:
+def constructor_arguments(scope: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a constructor, from its `locals()`."""
     return {name: value for name, value in scope.items() if name not in ("self", "__class__")}
 
 
-class LSTM(_Recurrent[tuple[Array, Array]]):
+class LSTM(Recurrent[tuple[Array, Array]]):
     """Long short-term memory over whole sequences; gates i f g o, parameters and arguments as torch.nn.LSTM.
 
         i, f, o = sigma(W x_t + b_ih + U h_{t-1} + b_hh)    g = tanh(the same)
         c_t = f * c_{t-1} + i * g                           h_t = o * tanh(c_t)     (then W_hr h_t with proj_size)
+        peephole: i and f see p * c_{t-1}, o sees p * c_t   coupled: i = 1 - f
 
     Args:
         input_size: I. hidden_size: H. num_layers: L. bias: whether b_ih and b_hh exist.
         batch_first: x and y as [B, T, ...]; states stay [L*D, B, ...].
         dropout: rate between layers, in [0, 1), in training calls only. bidirectional: D = 2.
         proj_size: P; 0 means no projection, h is then H wide.
+        peephole: whether i, f and o see the cell state, through weight_p_l0 [3, H], rows i f o ("dense", a matrix
+        instead, does not exist in this version). coupled: i = 1 - f; the gates are f g o, the peepholes' rows f o.
         forget_bias: v sets the forget part of bias_ih to v and of bias_hh to 0.
         init: "uniform" (torch's), "xavier", "orthogonal", "identity". dtype: "float32" or "float64".
         seed: 64-bit seed of the initial values and of the dropout masks; drawn at random if None.
-        peephole, coupled, recurrent, layer_norm, zoneout, recurrent_dropout, precision, save: fixed at these values
-        in this version, others are refused by name.
+        recurrent: "full"; "diagonal", weight_hh_l0 is then [4H] and each unit sees only itself; or a mask [H, H] of 0
+        and 1 on U in every gate. Not with proj_size.
+        zoneout: the rate at which h and c hold their old values, one number or (z_h, z_c): by random masks in training
+        calls, by its expectation in others; z_h must be 0 with proj_size.
+        recurrent_dropout: rate at which the recurrent product, in training calls, misses elements of h_{t-1}, the same
+        ones throughout a sequence.
+        save: "gates", or "recompute": keep states at the ends of segments of sqrt(T) steps alone and run each segment
+        again in the backward pass; less memory, one forward pass more.
+        layer_norm, precision: fixed at these values in this version, others are refused by name.
 
     Raises:
         ValueError, TypeError: naming the argument, what was expected and what came.
 
-    Source: Hochreiter, Schmidhuber 1997; Gers, Schmidhuber, Cummins 2000; projection: Sak, Senior, Beaufays 2014.
+    Source: Hochreiter, Schmidhuber 1997; Gers, Schmidhuber, Cummins 2000; projection: Sak, Senior, Beaufays 2014;
+    zoneout: Krueger et al. 2017; recurrent dropout: Gal, Ghahramani 2016.
     """
 
     def __init__(
@@ -365,14 +403,14 @@ class LSTM(_Recurrent[tuple[Array, Array]]):
         dtype: Any = "float32", device: str = "cpu", precision: str = "highest", save: str = "gates",
         seed: int | None = None,
     ) -> None:  # fmt: skip
-        super().__init__(_arguments(locals()))
+        super().__init__(constructor_arguments(locals()))
 
     @staticmethod
     def _cell(arguments: Mapping[str, Any]) -> str:
-        return "lstm"
+        return f"lstm{'_coupled' * arguments['coupled']}{'_peephole' * arguments['peephole']}"
 
 
-class GRU(_Recurrent[Array]):
+class GRU(Recurrent[Array]):
     """Gated recurrent unit over whole sequences; gates r z n, parameters and arguments as torch.nn.GRU.
 
         r, z = sigma(W x_t + b_ih + U h_{t-1} + b_hh)       h_t = (1 - z) * n + z * h_{t-1}
@@ -392,14 +430,14 @@ class GRU(_Recurrent[Array]):
         dtype: Any = "float32", device: str = "cpu", precision: str = "highest", save: str = "gates",
         seed: int | None = None,
     ) -> None:  # fmt: skip
-        super().__init__(_arguments(locals()))
+        super().__init__(constructor_arguments(locals()))
 
     @staticmethod
     def _cell(arguments: Mapping[str, Any]) -> str:
         return "gru" if arguments["reset_after"] else "gru_reset_before"
 
 
-class RNN(_Recurrent[Array]):
+class RNN(Recurrent[Array]):
     """Vanilla (Elman) RNN over whole sequences; parameters and arguments as torch.nn.RNN.
 
         h_t = phi(W x_t + b_ih + U h_{t-1} + b_hh)          phi: tanh, relu or identity
@@ -417,17 +455,17 @@ class RNN(_Recurrent[Array]):
         dtype: Any = "float32", device: str = "cpu", precision: str = "highest", save: str = "gates",
         seed: int | None = None,
     ) -> None:  # fmt: skip
-        super().__init__(_arguments(locals()))
+        super().__init__(constructor_arguments(locals()))
 
     @staticmethod
     def _cell(arguments: Mapping[str, Any]) -> str:
         return f"rnn_{arguments['nonlinearity']}"
 
 
-LAYERS: dict[str, type[LSTM] | type[GRU] | type[RNN]] = {"LSTM": LSTM, "GRU": GRU, "RNN": RNN}
+LAYERS: dict[str, type[Recurrent[Any]]] = {"LSTM": LSTM, "GRU": GRU, "RNN": RNN}
 
 
-def load(path: str | os.PathLike[str]) -> LSTM | GRU | RNN:
+def load(path: str | os.PathLike[str]) -> Recurrent[Any]:
     """Read a layer that its `save` wrote.
 
     Raises:
@@ -438,7 +476,9 @@ def load(path: str | os.PathLike[str]) -> LSTM | GRU | RNN:
         kind, arguments = LAYERS[description["class"]], description["arguments"]
         if arguments.keys() != inspect.signature(kind).parameters.keys():
             raise ValueError(f"arguments {', '.join(arguments)}")
-        layer: LSTM | GRU | RNN = kind._restored(arguments, tensors, description["calls"])
+        if arguments["recurrent"] == "mask":
+            arguments["recurrent"] = tensors.pop(MASK)
+        layer: Recurrent[Any] = kind._restored(arguments, tensors, description["calls"])
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{path}: expected a checkpoint of one of {', '.join(LAYERS)}, got another ({error})"

@@ -18,7 +18,7 @@ MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 WEYL = (0x9E3779B9, 0xBB67AE85)
 ROUNDS = 10
 MASK = 0xFFFFFFFF
-DROPOUT = 0  # kinds of masks; each has its own streams
+DROPOUT, RECURRENT, ZONEOUT_H, ZONEOUT_C = range(4)  # kinds of masks; each has its own streams
 
 
 def random_words(xp: ModuleType, seed: int, counter: tuple[int, int, int], count: int) -> Array:
@@ -46,8 +46,13 @@ def threshold(p: float) -> int:
     return int(scaled) + (scaled > int(scaled))
 
 
+def kept(xp: ModuleType, words: Array, p: float) -> Array:
+    """Return which elements are kept: bool, of the shape of `words`."""
+    result: Array = (words >> xp.uint32(8)) >= xp.uint32(threshold(p))
+    return result
+
+
 def keep_scale(xp: ModuleType, words: Array, p: float, shape: tuple[int, ...], dtype: Any) -> Array:
     """Return the inverted-dropout factors: 1 / (1 - p) where kept, else 0."""
-    kept = (words >> xp.uint32(8)) >= xp.uint32(threshold(p))
-    scale: Array = (kept.reshape(shape) * (1.0 / (1.0 - p))).astype(dtype)
+    scale: Array = (kept(xp, words, p).reshape(shape) * (1.0 / (1.0 - p))).astype(dtype)
     return scale

@@ -6,7 +6,7 @@ A backend is a module with six functions:
     recur_forward(cell, packed, run, save) -> Final     writes run.y; keeps `saved` only if asked
     recur_backward(cell, packed, run, saved, given, dx, accumulate) -> Initial      writes or adds to dx
     cells(cell, packed, run, saved) -> c after every step
-    stepper(cell, packed, x) -> Stepper                 one layer of a stream
+    stepper(cell, packed, x, zone) -> Stepper           one layer of a stream
     random_words(xp, seed, counter, count) -> Philox words
 
 Arrays are [T, B, ...]; T, B, I, G, H, P are time, batch, input, gates, hidden and projection (P = H without one).
@@ -26,10 +26,11 @@ class Weights(NamedTuple):
     """Parameters of one layer in one direction, or their gradients, in torch's layout."""
 
     ih: Array  # [G*H, I]
-    hh: Array  # [G*H, P]
+    hh: Array  # [G*H, P]; [G*H] for a diagonal matrix in each gate
     b_ih: Array | None  # [G*H]
     b_hh: Array | None  # [G*H]
     hr: Array | None  # [P, H], the projection
+    p: Array | None = None  # [N, H], unit parameters of the cell
 
 
 class Columns(NamedTuple):
@@ -45,6 +46,17 @@ class Columns(NamedTuple):
         return self.array[:, :, self.first : self.first + self.width]
 
 
+class Zone(NamedTuple):
+    """Zoneout: the share of the old state that stays, h' = share * h_prev + (1 - share) * h, and so for c.
+
+    In training each element is 0 or 1, [T, B, H]; else it is the rate, [1, 1, H]. c is None for a cell without c, and h
+    with a projection, which makes h as wide as P.
+    """
+
+    h: Array | None
+    c: Array | None
+
+
 class Run(NamedTuple):
     """Inputs of one pass, and where its outputs go."""
 
@@ -55,6 +67,8 @@ class Run(NamedTuple):
     clear: Array | None  # [T, B] bool: zero the state before step t; never True on padding
     reverse: bool
     y: Columns  # [T, B, P], zero past the end
+    keep: Array | None = None  # [B, P], recurrent dropout: factors of what the recurrent product sees
+    zone: Zone | None = None
 
     def steps(self) -> Iterator[int]:
         """Yield t in the order in which the recurrence goes."""
@@ -117,7 +131,7 @@ class Backend(Protocol):
     def cells(self, cell: Cell, packed: Any, run: Run, saved: Any) -> Array:
         """Return c after every step [T, B, H], zero past the end; only for cells that have one."""
 
-    def stepper(self, cell: Cell, packed: Any, x: Array) -> Stepper:
+    def stepper(self, cell: Cell, packed: Any, x: Array, zone: Zone | None) -> Stepper:
         """Return one layer of a stream that reads x [B, I] at each step and starts from zero."""
 
     def random_words(self, xp: ModuleType, seed: int, counter: tuple[int, int, int], count: int) -> Array:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from fastrnn import philox
+from fastrnn import philox, recompute
 from fastrnn.arrays import Array, array_module
 from fastrnn.cells import Cell
-from fastrnn.recurrence import Backend, Columns, Given, Initial, Run, Weights
+from fastrnn.recurrence import Backend, Columns, Given, Initial, Run, Weights, Zone
 
 
 class Network(NamedTuple):
@@ -20,7 +20,10 @@ class Network(NamedTuple):
     num_layers: int
     num_directions: int
     dropout: float
+    recurrent_dropout: float
+    zoneout: tuple[float, float]  # of h, of c
     seed: int
+    recompute: bool  # keep the states at the ends of segments alone
 
     @property
     def output_size(self) -> int:
@@ -90,8 +93,11 @@ def forward(
         this = Pass([], [], None if last or call is None else _dropout(xp, network, backend, y, call, layer))
         for direction in range(network.num_directions):
             k = layer * network.num_directions + direction
-            run = _run(xp, network, inputs, x, y, k, direction)
-            final = backend.recur_forward(network.cell, packed[k], run, save)
+            run = _run(xp, network, backend, inputs, x, y, k, direction, call)
+            if save and network.recompute:
+                final = recompute.recur_forward(backend, network.cell, packed[k], run)
+            else:
+                final = backend.recur_forward(network.cell, packed[k], run, save)
             h_n[k] = final.h_n
             if c_n is not None:
                 c_n[k] = final.c_n
@@ -128,7 +134,11 @@ def backward(
                 None if dh_n is None else dh_n[k],
                 None if dc_n is None else dc_n[k],
             )
-            initial = backend.recur_backward(network.cell, packed[k], run, saved, given, dx, direction > 0)
+            arguments = (network.cell, packed[k], run, saved, given, dx, direction > 0)
+            if network.recompute:
+                initial = recompute.recur_backward(backend, *arguments)
+            else:
+                initial = backend.recur_backward(*arguments)
             _store_initial(initial, k, dh0, dc0)
             of_layer.append(initial.weights)
         weights = of_layer + weights
@@ -144,10 +154,13 @@ def cells(network: Network, backend: Backend, packed: Sequence[Any], passes: lis
         xp = array_module(this.runs[0].x)
         assert xp is not None, "validated before"
         first = layer * network.num_directions
-        parts = [
-            backend.cells(network.cell, packed[first + d], run, saved)
-            for d, (run, saved) in enumerate(zip(this.runs, this.saved, strict=True))
-        ]
+        parts = []
+        for d, (run, saved) in enumerate(zip(this.runs, this.saved, strict=True)):
+            if network.recompute:
+                out = xp.empty((*run.x.shape[:2], network.hidden_size), run.x.dtype)
+                parts.append(recompute.cells(backend, network.cell, packed[first + d], run, saved, out))
+            else:
+                parts.append(backend.cells(network.cell, packed[first + d], run, saved))
         result.append(xp.concatenate(parts, axis=2) if len(parts) > 1 else parts[0])
     return result
 
@@ -170,12 +183,53 @@ def _dropout(xp: Any, network: Network, backend: Backend, y: Array, call: int, l
     return philox.keep_scale(xp, words, network.dropout, y.shape, y.dtype)
 
 
-def _run(xp: Any, network: Network, inputs: Inputs, x: Array, y: Array, k: int, direction: int) -> Run:
-    width = network.output_size
+def _run(
+    xp: Any, network: Network, backend: Backend, inputs: Inputs, x: Array, y: Array, k: int, direction: int,
+    call: int | None,
+) -> Run:  # fmt: skip
+    width, stream = network.output_size, 2 * (k // network.num_directions) + direction
     return Run(
         x, inputs.h0[k], None if inputs.c0 is None else inputs.c0[k], inputs.lengths,
         _clear(xp, inputs, reverse=direction == 1), direction == 1, Columns(y, direction * width, width),
+        None if call is None else _recurrent_keep(xp, network, backend, inputs, call, stream),
+        zone(xp, network, x.dtype) if call is None else _random_zone(xp, network, backend, x, call, stream),
     )  # fmt: skip
+
+
+def _recurrent_keep(
+    xp: Any, network: Network, backend: Backend, inputs: Inputs, call: int, stream: int
+) -> Array | None:
+    """[B, P]: one factor 0 or 1 / (1 - p) for the whole sequence; None when p is 0."""
+    if network.recurrent_dropout == 0:
+        return None
+    shape = inputs.h0.shape[1:]
+    words = backend.random_words(xp, network.seed, (call, stream, philox.RECURRENT), shape[0] * shape[1])
+    return philox.keep_scale(xp, words, network.recurrent_dropout, shape, inputs.h0.dtype)
+
+
+def zone(xp: Any, network: Network, dtype: Any) -> Zone | None:
+    """Zoneout by its expectation: the rates themselves."""
+    if network.zoneout == (0.0, 0.0):
+        return None
+    h, c = (xp.full((1, 1, network.hidden_size), rate, dtype) for rate in network.zoneout)
+    return Zone(None if network.proj_size else h, c if network.cell.cell_state else None)
+
+
+def _random_zone(xp: Any, network: Network, backend: Backend, x: Array, call: int, stream: int) -> Zone | None:
+    """Zoneout by masks: an element that is not kept, u < p, holds its old state."""
+    if network.zoneout == (0.0, 0.0):
+        return None
+    shape = (*x.shape[:2], network.hidden_size)
+
+    def held(rate: float, kind: int) -> Array:
+        words = backend.random_words(xp, network.seed, (call, stream, kind), shape[0] * shape[1] * shape[2])
+        mask: Array = (~philox.kept(xp, words, rate)).reshape(shape).astype(x.dtype)
+        return mask
+
+    return Zone(
+        None if network.proj_size else held(network.zoneout[0], philox.ZONEOUT_H),
+        held(network.zoneout[1], philox.ZONEOUT_C) if network.cell.cell_state else None,
+    )
 
 
 def _clear(xp: Any, inputs: Inputs, reverse: bool) -> Array | None:

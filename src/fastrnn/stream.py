@@ -10,7 +10,7 @@ import numpy as np
 from fastrnn import validation
 from fastrnn.arrays import Array
 from fastrnn.recurrence import Backend, Stepper
-from fastrnn.sequence import Network
+from fastrnn.sequence import Network, zone
 
 
 class Stream:
@@ -28,7 +28,7 @@ class Stream:
         self._layers: list[Stepper] = []
         for layer in packed:
             source = self._layers[-1].y if self._layers else self._x
-            self._layers.append(backend.stepper(network.cell, layer, source))
+            self._layers.append(backend.stepper(network.cell, layer, source, zone(np, network, dtype)))
         self._open = True
 
     def __enter__(self) -> Stream:

@@ -20,14 +20,8 @@ DTYPES = ("float32", "float64")
 INITS = ("uniform", "xavier", "orthogonal", "identity")
 # Options of the public interface that no loop of this version has; each is refused by name unless it has this value.
 NOT_YET: dict[str, Any] = {
-    "peephole": False,
-    "coupled": False,
-    "recurrent": "full",
     "layer_norm": False,
-    "zoneout": 0.0,
-    "recurrent_dropout": 0.0,
     "precision": "highest",
-    "save": "gates",
 }
 
 
@@ -44,18 +38,24 @@ def constructor(arguments: Mapping[str, Any]) -> dict[str, Any]:
         plain[name] = integer(name, plain[name], 1)
     if "nonlinearity" in arguments:
         choice("nonlinearity", arguments["nonlinearity"], ("tanh", "relu", "identity"))
-    for name in ("bias", "batch_first", "bidirectional", "reset_after"):
+    if plain.get("peephole") == "dense":
+        raise ValueError("peephole: expected False or True, the only values in this version, got 'dense'")
+    for name in ("bias", "batch_first", "bidirectional", "reset_after", "peephole", "coupled"):
         if name in plain:
             plain[name] = boolean(name, plain[name])
-    plain["dropout"] = probability("dropout", plain["dropout"])
+    for name in ("dropout", "recurrent_dropout"):
+        plain[name] = probability(name, plain[name])
     if "proj_size" in plain:
         plain["proj_size"] = integer("proj_size", plain["proj_size"], 0)
         if plain["proj_size"] >= plain["hidden_size"]:
             raise ValueError(
                 f"proj_size: expected less than hidden_size = {plain['hidden_size']}, got {plain['proj_size']}"
             )
+    plain["zoneout"] = zoneout(plain["zoneout"], "proj_size" in plain, plain.get("proj_size", 0))
+    plain["recurrent"] = recurrent(plain["recurrent"], plain["hidden_size"], plain.get("proj_size", 0))
     plain["dtype"] = dtype_name(plain["dtype"])
     choice("init", plain["init"], INITS)
+    choice("save", plain["save"], ("gates", "recompute"))
     for name, supported in NOT_YET.items():
         if name in plain:
             plain[name] = only(name, plain[name], supported)
@@ -69,10 +69,47 @@ def constructor(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return plain
 
 
+def zoneout(value: object, cell_state: bool, proj_size: int) -> float | tuple[float, float]:
+    """Return the rate of h and c, or, where there is a cell state, a pair of rates."""
+    rates: float | tuple[float, float]
+    if not isinstance(value, (tuple, list)):
+        rates = first = probability("zoneout", value)
+    elif cell_state and len(value) == 2:
+        rates = first, _ = probability("zoneout", value[0]), probability("zoneout", value[1])
+    else:
+        raise TypeError(f"zoneout: expected a number{' or a pair' if cell_state else ''}, got {describe(value)}")
+    if proj_size and first:
+        raise ValueError(f"zoneout: expected (0, z_c) with proj_size, whose h has another width, got {value!r}")
+    return rates
+
+
+def recurrent(value: object, hidden_size: int, proj_size: int) -> str | Array:
+    """Return "full", "diagonal", or a mask of zeros and ones as bool [H, H]."""
+    if isinstance(value, str):
+        choice("recurrent", value, ("full", "diagonal"))
+        if value == "full":
+            return value
+        result: str | Array = value
+    else:
+        try:
+            mask = np.asarray(value)
+        except ValueError as error:
+            raise TypeError(f"recurrent: expected a name or a mask, got {describe(value)}") from error
+        shape = (hidden_size, hidden_size)
+        if mask.dtype.kind not in "biuf":
+            raise TypeError(f"recurrent: expected 'full', 'diagonal' or a mask of 0 and 1, got {describe(value)}")
+        if mask.shape != shape:
+            raise ShapeError(f"recurrent: expected a mask [{hidden_size}, {hidden_size}], got {describe(mask)}")
+        if not ((mask == 0) | (mask == 1)).all():
+            raise ValueError("recurrent: expected a mask of 0 and 1, got other values too")
+        result = mask.astype(bool)
+    if proj_size:
+        raise ValueError(f"recurrent: expected 'full' with proj_size, got {describe(value)}")
+    return result
+
+
 def only(name: str, value: object, supported: object) -> object:
     """Return the one value that this version has for an option; refuse every other by name."""
-    if isinstance(value, (tuple, list)) and len(value) == 2 and isinstance(supported, float):
-        value = value[0] if value[0] == value[1] else value  # zoneout as a pair, for h and for c
     if isinstance(value, np.ndarray) or value != supported:
         raise ValueError(f"{name}: expected {supported!r}, the only value in this version, got {describe(value)}")
     return supported

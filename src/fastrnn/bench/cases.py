@@ -51,6 +51,11 @@ class Case:
         return len(CELLS[self.cell].gates)
 
     @property
+    def unit_parameters(self) -> int:
+        """N, the rows of `weight_p`."""
+        return CELLS[self.cell].unit_parameters
+
+    @property
     def states(self) -> int:
         """How many state arrays the cell carries: h, or h and c."""
         return 2 if CELLS[self.cell].cell_state else 1

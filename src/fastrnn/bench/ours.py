@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import cycle
-from typing import Any
+from typing import Any, cast
 
 import fastrnn
+from fastrnn import layers
 from fastrnn.bench.cases import Case
 from fastrnn.bench.contestant import Contestant, Run, first_outputs, named
 from fastrnn.bench.problem import Problem
 
 LAYERS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {  # registry key: layer class and its options
     "lstm": (fastrnn.LSTM, {}),
+    "lstm_peephole": (fastrnn.LSTM, {"peephole": True}),
+    "lstm_coupled": (fastrnn.LSTM, {"coupled": True}),
+    "lstm_coupled_peephole": (fastrnn.LSTM, {"coupled": True, "peephole": True}),
     "gru": (fastrnn.GRU, {}),
     "gru_reset_before": (fastrnn.GRU, {"reset_after": False}),
     "rnn_tanh": (fastrnn.RNN, {"nonlinearity": "tanh"}),
@@ -23,7 +27,8 @@ LAYERS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {  # registry key
 
 def prepare(case: Case, problem: Problem, threads: int) -> Run:
     """Set up a layer of fastrnn; `threads` is already in force for the process."""
-    make, options = LAYERS[case.cell]
+    # a registered cell has a class of its own
+    make, options = LAYERS.get(case.cell) or (cast("Callable[..., Any]", layers.LAYERS[case.cell]), {})
     layer = make(problem.x.shape[2], problem.states[0].shape[2], dtype=problem.dtype, **options)
     layer.update(problem.params)
     if case.kind == "step":

@@ -79,6 +79,7 @@ def _draw(case: Case) -> Problem:
             "weight_hh_l0": uniform(rows, H),
             "bias_ih_l0": uniform(rows),
             "bias_hh_l0": uniform(rows),
+            **({"weight_p_l0": uniform(case.unit_parameters, H)} if case.unit_parameters else {}),
         },
         d_y=normal(T, B, H),
         d_states=tuple(normal(1, B, H) for _ in range(states)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from fastrnn.arrays import Array
 
@@ -22,17 +22,20 @@ class StepGradient(NamedTuple):
     """Gradients of one step: dax, dah [B, G, H]; dh_prev, dc_prev [B, H], None where the cell has no such path.
 
     dh_prev holds only the direct path (GRU's z * dh); the path through the recurrent product belongs to the loop.
+    dp [B, N, H] is each row's part of the gradient of the unit parameters, None where the cell has none.
     """
 
     dax: Array
     dah: Array
     dh_prev: Array | None
     dc_prev: Array | None
+    dp: Array | None = None
 
 
-Forward: TypeAlias = Callable[[ModuleType, Array, Array, Array, "Array | None"], Step]
+Forward: TypeAlias = Callable[[ModuleType, Array, Array, Array, "Array | None", Any], Step]
 Backward: TypeAlias = Callable[
-    [ModuleType, Array, Array, "Array | None", Array, "Array | None", Array, "Array | None"], StepGradient
+    [ModuleType, Array, Array, "Array | None", Array, "Array | None", Array, "Array | None", Any],
+    StepGradient,
 ]
 
 
@@ -41,7 +44,8 @@ class GatedProduct:
     """A second recurrent product, of a gated state s with the last gate's weights (GRU, reset before the product).
 
     forward(xp, ax, ah, h_prev) -> s [B, H], where ah holds all gates but the last.
-    backward(xp, saved, h_prev, ds) -> (gradient of gate 0's pre-activation, dh_prev), both [B, H].
+    backward(xp, saved, h_prev, ds) -> (gradient of gate 0's pre-activation, dh_prev), both [B, H], to be added to what
+    the cell's own backward gives.
     """
 
     forward: Callable[[ModuleType, Array, Array, Array], Array]
@@ -52,23 +56,26 @@ class GatedProduct:
 class Cell:
     """One recurrent cell.
 
-    forward(xp, ax, ah, h_prev, c_prev) -> Step
-    backward(xp, saved, h_prev, c_prev, h, c, dh, dc) -> StepGradient
+    forward(xp, ax, ah, h_prev, c_prev, p) -> Step
+    backward(xp, saved, h_prev, c_prev, h, c, dh, dc, p) -> StepGradient
         ax, ah [B, G, H]: pre-activations from the input and from the recurrent product, each with its bias.
-        h [B, H] is the step's own output, before any projection.
+        h [B, H] is the step's own output, before any projection. p [N, H]: the unit parameters (peepholes).
 
     name: key in the registry. gates: in cuDNN/torch order. cell_state: whether the cell carries c besides h.
     separate: the gates whose ax and ah do not enter as the sum ax + ah (GRU's candidate: n = tanh(ax + r * ah)).
-    numba: (module, name) of the Numba rendering, see fastrnn.cpu.cells.
+    unit_parameters: N, the rows of `weight_p`; 0 where the cell has none, p is then None.
+    numba: (module, name) of the Numba rendering, see fastrnn.cpu.cells; None without one, and the CPU backend then
+        refuses the cell.
     """
 
     name: str
     gates: tuple[str, ...]
     forward: Forward
     backward: Backward
-    numba: tuple[str, str]
+    numba: tuple[str, str] | None = None
     cell_state: bool = False
     separate: tuple[str, ...] = ()
+    unit_parameters: int = 0
     gated: GatedProduct | None = None
 
 

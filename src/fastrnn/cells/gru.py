@@ -10,6 +10,7 @@ Source: before: Cho et al. 2014; after: cuDNN and torch; z as the share of the o
 from __future__ import annotations
 
 from types import ModuleType
+from typing import Any
 
 from fastrnn.arrays import Array
 from fastrnn.cells.cell import Cell, GatedProduct, Step, StepGradient, sigmoid
@@ -25,7 +26,7 @@ def _mix_backward(z: Array, n: Array, h_prev: Array, dh: Array) -> tuple[Array, 
     return dh * (h_prev - n) * z * (1 - z), dh * (1 - z) * (1 - n * n), dh * z
 
 
-def after_forward(xp: ModuleType, ax: Array, ah: Array, h_prev: Array, c_prev: Array | None) -> Step:
+def after_forward(xp: ModuleType, ax: Array, ah: Array, h_prev: Array, c_prev: Array | None, p: Any) -> Step:
     """One step, reset after the product; saves r, z, n and the candidate's ah."""
     r, z = sigmoid(xp, ax[:, 0] + ah[:, 0]), sigmoid(xp, ax[:, 1] + ah[:, 1])
     n = xp.tanh(ax[:, 2] + r * ah[:, 2])
@@ -34,7 +35,7 @@ def after_forward(xp: ModuleType, ax: Array, ah: Array, h_prev: Array, c_prev: A
 
 def after_backward(
     xp: ModuleType, saved: Array, h_prev: Array, c_prev: Array | None, h: Array, c: Array | None, dh: Array,
-    dc: Array | None,
+    dc: Array | None, p: Any,
 ) -> StepGradient:  # fmt: skip
     """Gradients of one step; dah differs from dax in the candidate, which sees r * ah."""
     r, z, n, ah_n = (saved[:, k] for k in range(4))
@@ -43,7 +44,7 @@ def after_backward(
     return StepGradient(xp.stack((dar, daz, dan), axis=1), xp.stack((dar, daz, dan * r), axis=1), dh_prev, None)
 
 
-def before_forward(xp: ModuleType, ax: Array, ah: Array, h_prev: Array, c_prev: Array | None) -> Step:
+def before_forward(xp: ModuleType, ax: Array, ah: Array, h_prev: Array, c_prev: Array | None, p: Any) -> Step:
     """One step, reset before the product; ah's candidate is already the product of r * h_prev."""
     a = ax + ah
     r, z, n = sigmoid(xp, a[:, 0]), sigmoid(xp, a[:, 1]), xp.tanh(a[:, 2])
@@ -52,7 +53,7 @@ def before_forward(xp: ModuleType, ax: Array, ah: Array, h_prev: Array, c_prev: 
 
 def before_backward(
     xp: ModuleType, saved: Array, h_prev: Array, c_prev: Array | None, h: Array, c: Array | None, dh: Array,
-    dc: Array | None,
+    dc: Array | None, p: Any,
 ) -> StepGradient:  # fmt: skip
     """Gradients of one step but for r, which waits for the gradient of the gated state."""
     z, n = saved[:, 1], saved[:, 2]

@@ -1,39 +1,64 @@
-"""LSTM with forget gate, gates in the order i f g o.
+"""LSTM with forget gate, gates in the order i f g o; with peepholes p, with coupled gates, with both.
 
-    i, f, o = sigma(ax + ah)      g = tanh(ax + ah)
-    c = f * c_prev + i * g        h = o * tanh(c)
+    i, f = sigma(ax + ah + p * c_prev)      g = tanh(ax + ah)       coupled: i = 1 - f, and the gates are f g o
+    c = f * c_prev + i * g
+    o = sigma(ax + ah + p * c)              h = o * tanh(c)
 
-Source: Hochreiter, Schmidhuber 1997; forget gate: Gers, Schmidhuber, Cummins 2000; order of gates: cuDNN, torch.
+The rows of p [N, H] belong to i f o, to f o where the gates are coupled.
+
+Source: Hochreiter, Schmidhuber 1997; forget gate and peepholes: Gers, Schmidhuber, Cummins 2000; coupled gates: Greff
+et al. 2017 (CIFG); order of gates: cuDNN, torch.
 """
 
 from __future__ import annotations
 
 from types import ModuleType
+from typing import Any
 
 from fastrnn.arrays import Array
 from fastrnn.cells.cell import Cell, Step, StepGradient, sigmoid
 
 
-def forward(xp: ModuleType, ax: Array, ah: Array, h_prev: Array, c_prev: Array | None) -> Step:
-    """One step; saves the four gates."""
-    a = ax + ah
-    i, f, g, o = sigmoid(xp, a[:, 0]), sigmoid(xp, a[:, 1]), xp.tanh(a[:, 2]), sigmoid(xp, a[:, 3])
-    c = f * c_prev + i * g
-    return Step(o * xp.tanh(c), c, xp.stack((i, f, g, o), axis=1))
+def _cell(name: str, coupled: bool, peephole: bool) -> Cell:
+    def forward(xp: ModuleType, ax: Array, ah: Array, h_prev: Array, c_prev: Array | None, p: Any) -> Step:
+        *inputs, a_g, a_o = (ax + ah).swapaxes(0, 1)
+        if peephole:
+            inputs = [a + row * c_prev for a, row in zip(inputs, p[:-1], strict=True)]
+        *i, f = (sigmoid(xp, a) for a in inputs)
+        g = xp.tanh(a_g)
+        c = f * c_prev + (1 - f if coupled else i[0]) * g
+        o = sigmoid(xp, a_o + p[-1] * c if peephole else a_o)
+        return Step(o * xp.tanh(c), c, xp.stack((*i, f, g, o), axis=1))
+
+    def backward(
+        xp: ModuleType, saved: Array, h_prev: Array, c_prev: Array | None, h: Array, c: Array | None, dh: Array,
+        dc: Array | None, p: Any,
+    ) -> StepGradient:  # fmt: skip
+        """Gradients of one step; dc is what arrives from the next step and from the loss on c itself."""
+        *_, f, g, o = saved.swapaxes(0, 1)
+        i = 1 - f if coupled else saved[:, 0]
+        tanh_c = xp.tanh(c)
+        da_o = dh * tanh_c * o * (1 - o)
+        dc = dc + dh * o * (1 - tanh_c * tanh_c)
+        if peephole:
+            dc = dc + p[-1] * da_o
+        df = dc * (c_prev - g) if coupled else dc * c_prev
+        da_inputs = [df * f * (1 - f)] if coupled else [dc * g * i * (1 - i), df * f * (1 - f)]
+        dc_prev, dp = dc * f, None
+        if peephole:
+            dc_prev = dc_prev + sum(row * da for row, da in zip(p[:-1], da_inputs, strict=True))
+            dp = xp.stack((*(da * c_prev for da in da_inputs), da_o * c), axis=1)
+        da = xp.stack((*da_inputs, dc * i * (1 - g * g), da_o), axis=1)
+        return StepGradient(da, da, None, dc_prev, dp)
+
+    gates = ("f", "g", "o") if coupled else ("i", "f", "g", "o")
+    return Cell(
+        name, gates, forward, backward, numba=("fastrnn.cpu.cells.lstm", name.upper()), cell_state=True,
+        unit_parameters=len(gates) - 1 if peephole else 0,
+    )  # fmt: skip
 
 
-def backward(
-    xp: ModuleType, saved: Array, h_prev: Array, c_prev: Array | None, h: Array, c: Array | None, dh: Array,
-    dc: Array | None,
-) -> StepGradient:  # fmt: skip
-    """Gradients of one step; dc is what arrives from the next step and from the loss on c itself."""
-    i, f, g, o = (saved[:, k] for k in range(4))
-    tanh_c = xp.tanh(c)
-    do = dh * tanh_c
-    dc = dc + dh * o * (1 - tanh_c * tanh_c)
-    di, df, dg = dc * g, dc * c_prev, dc * i
-    da = xp.stack((di * i * (1 - i), df * f * (1 - f), dg * (1 - g * g), do * o * (1 - o)), axis=1)
-    return StepGradient(da, da, None, dc * f)
-
-
-LSTM = Cell("lstm", ("i", "f", "g", "o"), forward, backward, numba=("fastrnn.cpu.cells.lstm", "LSTM"), cell_state=True)
+LSTM = _cell("lstm", coupled=False, peephole=False)
+LSTM_PEEPHOLE = _cell("lstm_peephole", coupled=False, peephole=True)
+LSTM_COUPLED = _cell("lstm_coupled", coupled=True, peephole=False)
+LSTM_COUPLED_PEEPHOLE = _cell("lstm_coupled_peephole", coupled=True, peephole=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import ModuleType
+from typing import Any
 
 from fastrnn.arrays import Array
 from fastrnn.cells.cell import Cell, Step, StepGradient
@@ -17,12 +18,12 @@ def _cell(
 ) -> Cell:
     """Build the cell h = phi(ax + ah); `derivative` gives phi' in terms of the output h."""
 
-    def forward(xp: ModuleType, ax: Array, ah: Array, h_prev: Array, c_prev: Array | None) -> Step:
+    def forward(xp: ModuleType, ax: Array, ah: Array, h_prev: Array, c_prev: Array | None, p: Any) -> Step:
         return Step(phi(xp, ax[:, 0] + ah[:, 0]), None, ax[:, :0])
 
     def backward(
         xp: ModuleType, saved: Array, h_prev: Array, c_prev: Array | None, h: Array, c: Array | None, dh: Array,
-        dc: Array | None,
+        dc: Array | None, p: Any,
     ) -> StepGradient:  # fmt: skip
         da = (dh * derivative(xp, h))[:, None]
         return StepGradient(da, da, None, None)

@@ -10,7 +10,6 @@ from typing import Annotated, Any
 
 import typer
 
-import fastrnn
 from fastrnn.commands.console import fail, one_line_errors
 from fastrnn.commands.options import Device, Threads, prepare
 from fastrnn.commands.progress import Bar, interruptible

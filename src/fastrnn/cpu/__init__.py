@@ -15,9 +15,9 @@ from fastrnn.cells import Cell
 from fastrnn.cpu import build, pool, products
 from fastrnn.cpu.blocked import row_stride
 from fastrnn.cpu.layout import flat, plain, row_slices
-from fastrnn.cpu.packed import Packed
+from fastrnn.cpu.packed import Packed, Sizes
 from fastrnn.cpu.stepper import Stepper
-from fastrnn.recurrence import Columns, Final, Given, Initial, Run, Weights
+from fastrnn.recurrence import Columns, Final, Given, Initial, Run, Weights, Zone
 
 CHUNK_ROWS = 256  # rows (t, b) of one input product: enough to use each panel often, few enough to stay in a cache
 
@@ -34,6 +34,8 @@ class Saved(NamedTuple):
     gates: Array
     m: Array
     s: Array
+    raw_c: Array
+    seen: Array
 
 
 def pack(cell: Cell, weights: Weights) -> Packed:
@@ -41,9 +43,9 @@ def pack(cell: Cell, weights: Weights) -> Packed:
     return Packed(cell, weights)
 
 
-def stepper(cell: Cell, packed: Packed, x: Array) -> Stepper:
+def stepper(cell: Cell, packed: Packed, x: Array, zone: Zone | None) -> Stepper:
     """One layer of a stream that reads x [B, I]."""
-    return Stepper(cell, packed, x)
+    return Stepper(cell, packed, x, zone)
 
 
 def _ends(run: Run, save: bool) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
@@ -65,10 +67,14 @@ def recur_forward(cell: Cell, packed: Packed, run: Run, save: bool) -> Final:
     m = empty((kept, batch, n.Hs) if packed.hr.size else 0, dtype)
     s = empty((kept, batch, n.Hs) if cell.gated else 0, dtype)
     first, last = _ends(run, save)
+    zone = shares(run.zone, n, dtype)
+    raw_c = empty((steps, batch, n.Hp) if save and zone[0] and cell.cell_state else 0, dtype)
+    keep = _keep(run, n)
+    seen = empty((kept, batch, n.Ps) if keep.size else 0, dtype)
     hs[(*first, slice(n.P))] = run.h0
     if run.c0 is not None:
         cs[(*first, slice(n.H))] = run.c0
-    x, y = flat(run.x), flat(run.y.array)
+    x, y = flat(run.x), flat(run.y.array, written=True)
     clear = _flags(run)
     aliased = batch > 1 and row_stride(x[2], n.itemsize) != x[2]
     flops = 2.0 * n.G * n.H * (n.I + n.P)
@@ -77,9 +83,10 @@ def recur_forward(cell: Cell, packed: Packed, run: Run, save: bool) -> Final:
         chunk = max(rows.size, min(CHUNK_ROWS, int(lengths.sum())))
         tile = rows.size * n.G * n.Hp if cell.gated else packed.loop.TILE_ROWS * n.G * n.U
         packed.loop.layer_forward(
-            rows, lengths, *x, clear, run.clear is not None, run.reverse, packed.w, packed.bias, packed.u, packed.unit,
-            packed.hr, hs.reshape(-1), cs.reshape(-1), gates.reshape(-1), m.reshape(-1), s.reshape(-1), *y, run.y.first,
-            empty(chunk * n.G * n.Hp, dtype), empty(tile, dtype), np.empty(chunk + 6 * rows.size, np.int64),
+            rows, lengths, *x, clear, run.clear is not None, run.reverse, packed.w, packed.bias, packed.u,
+            packed.diagonal, packed.unit, packed.hr, hs.reshape(-1), cs.reshape(-1), gates.reshape(-1), m.reshape(-1),
+            s.reshape(-1), *y, run.y.first, keep, seen.reshape(-1), *zone, raw_c.reshape(-1),
+            empty(chunk * n.G * n.Hp, dtype), empty(tile, dtype), np.empty(chunk + 9 * rows.size, np.int64),
             empty(chunk * row_stride(n.I, n.itemsize) if aliased else 0, dtype), np.empty(rows.size, np.bool_),
             steps, batch, n.I, n.H, n.P, save,
         )  # fmt: skip
@@ -89,7 +96,7 @@ def recur_forward(cell: Cell, packed: Packed, run: Run, save: bool) -> Final:
         run.y.view[np.arange(steps)[:, None] >= run.lengths] = 0
     h_n = hs[(*last, slice(n.P))]
     c_n = cs[(*last, slice(n.H))] if cell.cell_state else None
-    return Final(h_n, c_n, Saved(hs, cs, gates, m, s) if save else None)
+    return Final(h_n, c_n, Saved(hs, cs, gates, m, s, raw_c, seen) if save else None)
 
 
 def cells(cell: Cell, packed: Packed, run: Run, saved: Saved) -> Array:
@@ -127,22 +134,58 @@ def recur_backward(
         dc[:, : n.H] = given.c_n
     planes = empty((steps, batch, row_stride(r.planes * n.Hp, n.itemsize)), dtype)
     dproj = empty((steps, batch, n.Pp) if packed.hr.size else 0, dtype)
+    dp = np.zeros((batch, cell.unit_parameters, n.Hp), dtype)
+    du = np.zeros((batch, n.G, n.Hp) if packed.diagonal else 0, dtype)
+    keep, zone = _keep(run, n), shares(run.zone, n, dtype)
     back = packed.back
     dy, dcells = _columns(given.y, dtype), _columns(given.cells, dtype)
     clear = _flags(run)
 
     def work(rows: Array, lengths: Array) -> None:
         packed.loop.layer_backward(
-            rows, lengths, clear, run.clear is not None, run.reverse, back.u, back.u_gated, back.hr,
-            packed.unit, saved.hs.reshape(-1), saved.cs.reshape(-1), saved.gates.reshape(-1), *dy, *dcells,
-            dh.reshape(-1), dc.reshape(-1), planes.reshape(-1), dproj.reshape(-1), empty(rows.size * n.Hp, dtype),
-            empty(rows.size * n.Hp, dtype), empty(rows.size * n.Pp, dtype), np.empty(3 * rows.size, np.int64),
+            rows, lengths, clear, run.clear is not None, run.reverse, back.u, packed.diagonal, back.u_gated, back.hr,
+            packed.unit, saved.hs.reshape(-1), saved.cs.reshape(-1), saved.gates.reshape(-1),
+            saved.s.reshape(-1), keep, saved.seen.reshape(-1), *zone, saved.raw_c.reshape(-1), *dy, *dcells,
+            dh.reshape(-1), dc.reshape(-1), planes.reshape(-1), du.reshape(-1), dp.reshape(-1), dproj.reshape(-1),
+            empty(rows.size * n.Hp, dtype), empty(rows.size * n.Hp, dtype), empty(rows.size * n.Pp, dtype),
+            np.empty(3 * rows.size, np.int64),
             steps, batch, n.H, n.P,
         )  # fmt: skip
 
     pool.run([partial(work, *part) for part in row_slices(run.lengths, steps, batch, 2.0 * n.G * n.H * n.P)])
     weights = products.after_loop(packed, run, saved, planes.reshape(-1), dproj.reshape(-1), dx, accumulate)
+    if packed.diagonal:
+        hh = du.sum(axis=0)[np.argsort(r.dah_gates), : n.H]
+        weights = weights._replace(hh=hh.reshape(-1))
+    if cell.unit_parameters:
+        weights = weights._replace(p=dp.sum(axis=0)[:, : n.H])
     return Initial(dh[:, : n.P], dc[:, : n.H] if cell.cell_state else None, weights)
+
+
+def shares(zone: Zone | None, n: Sizes, dtype: np.dtype[Any]) -> tuple[int, Array, Array]:
+    """Zoneout as the kernels take it: 0 without, 1 for rates [Hp], 2 for masks [T, B, Hp]; shares of h; of c."""
+    if zone is None:
+        return 0, np.empty(0, dtype), np.empty(0, dtype)
+
+    def padded(share: Array | None) -> Array:
+        if share is None:
+            return np.empty(0, dtype)
+        array = np.zeros((*share.shape[:2], n.Hp), dtype)
+        array[:, :, : n.H] = share
+        return array.reshape(-1)
+
+    share = zone.c if zone.h is None else zone.h
+    assert share is not None, "a cell without c has no projection"
+    return 1 if share.shape[:2] == (1, 1) else 2, padded(zone.h), padded(zone.c)
+
+
+def _keep(run: Run, n: Sizes) -> Array:
+    """run.keep flat, in rows of Ps; empty where there is none."""
+    if run.keep is None:
+        return np.empty(0, run.x.dtype)
+    keep = np.zeros((run.keep.shape[0], n.Ps), run.x.dtype)
+    keep[:, : n.P] = run.keep
+    return keep.reshape(-1)
 
 
 def _flags(run: Run) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from typing import NamedTuple
 
@@ -57,8 +58,8 @@ class Back(NamedTuple):
     """Panels of the backward pass; empty where the layer has no such weights."""
 
     w: Array  # [Ip/U, G*Hp, U]: dx = dax W
-    u: Array  # [Pp/U, G*Hp, U]: dh = dah U; without the last gate for a gated cell
-    u_gated: Array  # [Hp/U, Hp, U]: gradient of the gated state
+    u: Array  # [Pp/U, G*Hp, U], diagonal [G, Hp]: dh = dah U; without the last gate for a gated cell
+    u_gated: Array  # [Hp/U, Hp, U], diagonal [Hp]: gradient of the gated state
     hr: Array  # [Hp/U, P, U]: dm = dh W_hr
 
 
@@ -70,23 +71,36 @@ class Packed:
         microkernel.ready(numba.from_dtype(self.dtype))  # kernels from the cache link to it
         self.loop = build.load("loop", cell)
         self.rendering: Rendering = self.loop.CELL
+        gates = len(cell.gates)
+        hidden = weights.ih.shape[0] // gates
+        self.diagonal = weights.hh.ndim == 1
         self.sizes = Sizes(
-            self.dtype.itemsize, weights.ih.shape[1], len(cell.gates), weights.ih.shape[0] // len(cell.gates),
-            weights.hh.shape[1], 2 * vector_bytes() // self.dtype.itemsize,
+            self.dtype.itemsize, weights.ih.shape[1], gates, hidden, hidden if self.diagonal else weights.hh.shape[1],
+            2 * vector_bytes() // self.dtype.itemsize,
         )  # fmt: skip
         n, w = self.sizes, weights
         self.w, self.u, self.hr = aligned(
-            (n.Hp * n.G * n.I, n.Hp * n.G * n.P, 0 if w.hr is None else n.Pp * n.H), self.dtype
+            (n.Hp * n.G * n.I, n.Hp * n.G * (1 if self.diagonal else n.P), 0 if w.hr is None else n.Pp * n.H),
+            self.dtype,
         )
         pack = build.load("panels").pack_forward
         pack(plain(w.ih), self.w, n.G, n.H, n.I)
-        pack(plain(w.hh), self.u, n.G, n.H, n.P)
+        if self.diagonal:
+            self._put_diagonal(self.u, range(n.G))
+        else:
+            pack(plain(w.hh), self.u, n.G, n.H, n.P)
         if w.hr is not None:
             pack(plain(w.hr), self.hr, 1, n.P, n.H)
         self.bias, self.unit = self._biases()
 
+    def _put_diagonal(self, u: Array, gates: Sequence[int]) -> None:
+        """u [n, Hp] = the diagonals of these gates."""
+        n = self.sizes
+        u.reshape(-1, n.Hp)[:, n.H :] = 0
+        u.reshape(-1, n.Hp)[:, : n.H] = self.weights.hh.reshape(n.G, n.H)[list(gates)]
+
     def _biases(self) -> tuple[Array, Array]:
-        """bias [G, Hp]: b_ih plus the b_hh that may be added to it; unit [units, Hp]: the other b_hh."""
+        """bias [G, Hp]: b_ih and the b_hh that may be added to it; unit [units, Hp]: other b_hh, unit parameters."""
         n, w = self.sizes, self.weights
         bias, unit = np.zeros((n.G, n.Hp), self.dtype), np.zeros((self.rendering.units, n.Hp), self.dtype)
         if w.b_ih is not None and w.b_hh is not None:
@@ -95,6 +109,8 @@ class Packed:
             for k, name in enumerate(self.cell.separate):
                 gate = self.cell.gates.index(name)
                 bias[gate, : n.H], unit[k, : n.H] = b_ih[gate], b_hh[gate]
+        if w.p is not None:
+            unit[len(self.cell.separate) :, : n.H] = w.p
         return bias.reshape(-1), unit.reshape(-1)
 
     @cached_property
@@ -102,10 +118,11 @@ class Packed:
         """The panels of the backward pass."""
         n, w, order = self.sizes, self.weights, self.rendering.dah_gates
         ungated, gated = (order[:-1], order[-1:]) if self.cell.gated else (order, ())
+        square = n.Hp if self.diagonal else n.Pp * n.Hp
         panels = Back(
             *aligned(
                 (
-                    n.padded(n.I) * n.G * n.Hp, n.Pp * len(ungated) * n.Hp, n.Hp * len(gated) * n.Hp,
+                    n.padded(n.I) * n.G * n.Hp, square * len(ungated), square * len(gated),
                     0 if w.hr is None else n.Hp * n.P,
                 ),
                 self.dtype,
@@ -113,8 +130,12 @@ class Packed:
         )  # fmt: skip
         pack = build.load("panels").pack_backward
         pack(plain(w.ih), np.arange(n.G), panels.w, n.H, n.Hp, n.I)
-        pack(plain(w.hh), np.array(ungated, np.int64), panels.u, n.H, n.Hp, n.P)
-        if gated:
+        if self.diagonal:
+            self._put_diagonal(panels.u, ungated)
+            self._put_diagonal(panels.u_gated, gated)
+        else:
+            pack(plain(w.hh), np.array(ungated, np.int64), panels.u, n.H, n.Hp, n.P)
+        if gated and not self.diagonal:
             pack(plain(w.hh), np.array(gated, np.int64), panels.u_gated, n.H, n.Hp, n.H)
         if w.hr is not None:
             pack(plain(w.hr), np.zeros(1, np.int64), panels.hr, n.P, n.P, n.H)

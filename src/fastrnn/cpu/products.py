@@ -45,7 +45,7 @@ def _places(run: Run, dx: Array, n: Sizes) -> tuple[Array, Array, Places]:
         source = np.empty((steps, batch, n.padded(n.I)), run.x.dtype)
         source[:, :, : n.I], source[:, :, n.I :] = run.x, 0
     x, x_step, x_row = flat(source)
-    out, dx_step, dx_row = flat(dx)
+    out, dx_step, dx_row = flat(dx, written=True)
     step = places(batch, 1)
     h_prev = step * n.Ps
     if run.reverse:
@@ -69,11 +69,13 @@ def after_loop(
     distance = row_stride(r.planes * n.Hp, n.itemsize)
     dax = at.step * distance + r.dax_first * n.Hp
     dah = at.step * distance + r.dah_first * n.Hp
-    ih, hh = np.empty(width * Ip, dtype), np.empty(width * n.Pp, dtype)
+    ih, hh = np.empty(width * Ip, dtype), np.empty(0 if packed.diagonal else width * n.Pp, dtype)
     hr = np.empty(n.Pp * n.Hp if w.hr is not None else 0, dtype)
     b_ih, b_hh = np.empty((2, width), dtype)
     ungated = n.G - 1 if packed.cell.gated else n.G  # the last gate of a gated cell sees the gated state instead of h
     order = r.dah_gates[:ungated]
+    # what the recurrent product saw: the states themselves, or with recurrent dropout those that it kept
+    seen = (saved.seen.reshape(-1), at.step * n.Ps) if saved.seen.size else (saved.hs.reshape(-1), at.h_prev)
     kernels = build.load("matmul")
 
     def work(part: int, parts: int) -> None:
@@ -82,10 +84,10 @@ def after_loop(
             kernels.gemm_tn(a, a_rows, b, b_rows, rows, *mine, out, columns, False)
 
         product(planes, dax, width, x, at.x, Ip, ih)
-        for plane, gate, count in runs(order):
+        for plane, gate, count in () if packed.diagonal else runs(order):
             rows, into = dah + plane * n.Hp, hh[gate * n.Hp * n.Pp :]
-            product(planes, rows, count * n.Hp, saved.hs.reshape(-1), at.h_prev, n.Pp, into)
-        if packed.cell.gated:
+            product(planes, rows, count * n.Hp, *seen, n.Pp, into)
+        if packed.cell.gated and not packed.diagonal:
             rows, into = dah + ungated * n.Hp, hh[ungated * n.Hp * n.Pp :]
             product(planes, rows, n.Hp, saved.s.reshape(-1), at.step * n.Hs, n.Hp, into)
         if w.hr is not None:
@@ -103,7 +105,8 @@ def after_loop(
     if r.dah_gates != tuple(range(n.G)):
         b_hh = b_hh.reshape(n.G, n.Hp)[np.argsort(r.dah_gates)]
     return Weights(
-        _cut(ih.reshape(n.G, n.Hp, Ip), n.H, n.I), _cut(hh.reshape(n.G, n.Hp, n.Pp), n.H, n.P),
+        _cut(ih.reshape(n.G, n.Hp, Ip), n.H, n.I),
+        hh if packed.diagonal else _cut(hh.reshape(n.G, n.Hp, n.Pp), n.H, n.P),  # the loop itself made the former
         None if w.b_ih is None else _cut(b_ih.reshape(n.G, n.Hp, 1), n.H, 1)[:, 0],
         None if w.b_hh is None else _cut(b_hh.reshape(n.G, n.Hp, 1), n.H, 1)[:, 0],
         None if w.hr is None else _cut(hr.reshape(1, n.Pp, n.Hp), n.P, n.H),

@@ -7,12 +7,15 @@ import numpy as np
 from fastrnn.arrays import Array
 from fastrnn.cells import Cell
 from fastrnn.cpu.packed import Packed
+from fastrnn.recurrence import Zone
 
 
 class Stepper:
     """One layer's stream; see fastrnn.recurrence.Stepper. It runs on the calling thread."""
 
-    def __init__(self, cell: Cell, packed: Packed, x: Array) -> None:
+    def __init__(self, cell: Cell, packed: Packed, x: Array, zone: Zone | None) -> None:
+        from fastrnn.cpu import shares
+
         n, dtype, batch = packed.sizes, packed.dtype, x.shape[0]
         self._states = np.zeros((2, batch, n.Ps), dtype)
         self._cells = np.zeros((2, batch, n.Hp) if cell.cell_state else (2, 0), dtype)
@@ -25,10 +28,12 @@ class Stepper:
         self._arguments = (
             np.arange(batch, dtype=np.int64), np.ones(batch, np.int64),
             x.reshape(-1), 0, n.I, np.empty(0, np.bool_), False, False,
-            packed.w, packed.bias, packed.u, packed.unit, packed.hr, self._states.reshape(-1), self._cells.reshape(-1),
+            packed.w, packed.bias, packed.u, packed.diagonal, packed.unit, packed.hr,
+            self._states.reshape(-1), self._cells.reshape(-1),
             nothing, np.empty(batch * n.Hs if packed.hr.size else 0, dtype),
             np.empty(batch * n.Hs if cell.gated else 0, dtype), self.y.reshape(-1), 0, n.P, 0,
-            np.empty(batch * n.G * n.Hp, dtype), np.empty(tile, dtype), np.empty(7 * batch, np.int64),
+            nothing, nothing, *shares(zone, n, dtype), nothing,
+            np.empty(batch * n.G * n.Hp, dtype), np.empty(tile, dtype), np.empty(10 * batch, np.int64),
             np.empty(0, dtype), np.empty(batch, np.bool_), 1, batch, n.I, n.H, n.P, False,
         )  # fmt: skip
 

@@ -191,6 +191,23 @@ def store_tuple(typingctx: Any, array: Any, offset: Any, stride: Any, vectors: A
 
 
 @intrinsic
+def add_tuple(typingctx: Any, array: Any, offset: Any, stride: Any, vectors: Any) -> Any:
+    """Add the tuple's vectors to what stands at offset, offset + stride, ... of a flat array."""
+    if not is_flat(array) or not isinstance(vectors, types.UniTuple) or vectors.dtype != Vec(array.dtype):
+        return None
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        array, offset, stride, values = args
+        for value in cgutils.unpack_tuple(builder, values, vectors.count):
+            pointer = element_pointer(context, builder, signature.args[0], array, offset)
+            store_ir(builder, vectors.dtype, builder.fadd(load_ir(builder, vectors.dtype, pointer), value), pointer)
+            offset = builder.add(offset, stride)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, types.intp, vectors), codegen
+
+
+@intrinsic
 def load_columns(typingctx: Any, array: Any, offset: Any, stride: Any) -> Any:
     """The columns of a square block of a flat array, whose rows, `lanes` of them, start `stride` elements apart."""
     if not (is_flat(array) and isinstance(offset, types.Integer) and isinstance(stride, types.Integer)):

@@ -3,9 +3,10 @@
 A rendering's functions take and return vectors (fastrnn.cpu.vector.Vec) and tuples of them:
 
     forward(ax, ah, h_prev, c_prev, unit) -> h, c, saved
-    backward(saved, h_prev, c_prev, c, dh, dc, unit) -> planes, dh_prev, dc_prev
+    backward(saved, h_prev, c_prev, c, dh, dc, unit) -> planes, dh_prev, dc_prev, dp
 
-ax holds all biases that may be added to it; unit holds the recurrent biases of the cell's `separate` gates. A cell
+ax holds all biases that may be added to it; unit holds the recurrent biases of the cell's `separate` gates, then its
+unit parameters, to whose gradients the step adds dp. A cell
 without c hands c_prev and dc through. One that needs its own output again saves it, since a reset zeroes the state.
 `planes` are the gradients of the pre-activations, see Rendering.
 """
@@ -35,7 +36,8 @@ class Rendering:
     dax_first: int = 0
     dah_first: int = 0
     units: int = 0  # number of vectors in `unit`
+    separate: int = 0  # of them recurrent biases
     cell_state: bool = False
     reads_h: bool = True  # whether the step itself, besides the product, reads h_prev
     gate: Callable[..., Any] | None = None  # (ax_0, ah_0, h_prev) -> gated state of a second product
-    gate_backward: Callable[..., Any] | None = None  # (saved, h_prev, ds) -> plane 0, dh_prev
+    gate_backward: Callable[..., Any] | None = None  # (saved, h_prev, ds) -> what to add to plane 0, dh_prev

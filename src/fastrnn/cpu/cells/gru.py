@@ -37,7 +37,7 @@ def after_backward(saved: Any, h_prev: Any, c_prev: Any, c: Any, dh: Any, dc: An
     """Gradients of one step; planes: n as ah sees it, r, z, n as ax sees it."""
     r, z, n, ah_n = saved
     daz, dan, dh_prev = mix_backward(z, n, h_prev, dh)
-    return (dan * r, dan * ah_n * r * (1.0 - r), daz, dan), dh_prev, dc
+    return (dan * r, dan * ah_n * r * (1.0 - r), daz, dan), dh_prev, dc, ()
 
 
 @njit(forceinline=True)
@@ -51,7 +51,7 @@ def before_forward(ax: Any, ah: Any, h_prev: Any, c_prev: Any, unit: Any) -> Any
 def before_backward(saved: Any, h_prev: Any, c_prev: Any, c: Any, dh: Any, dc: Any, unit: Any) -> Any:
     """Gradients of one step; plane 0 (r) waits for the gradient of the gated state."""
     daz, dan, dh_prev = mix_backward(saved[1], saved[2], h_prev, dh)
-    return (splat(dh, 0.0), daz, dan), dh_prev, dc
+    return (splat(dh, 0.0), daz, dan), dh_prev, dc, ()
 
 
 @njit(forceinline=True)
@@ -67,7 +67,9 @@ def reset_state_backward(saved: Any, h_prev: Any, ds: Any) -> Any:
     return ds * h_prev * r * (1.0 - r), ds * r
 
 
-AFTER = Rendering(after_forward, after_backward, gates=3, saved=4, planes=4, dah_gates=(2, 0, 1), dax_first=1, units=1)
+AFTER = Rendering(
+    after_forward, after_backward, gates=3, saved=4, planes=4, dah_gates=(2, 0, 1), dax_first=1, units=1, separate=1
+)
 BEFORE = Rendering(
     before_forward, before_backward, gates=3, saved=3, planes=3, dah_gates=(0, 1, 2),
     gate=reset_state, gate_backward=reset_state_backward,

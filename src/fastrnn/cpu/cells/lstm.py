@@ -1,4 +1,4 @@
-"""LSTM; the equations are in fastrnn.cells.lstm."""
+"""LSTM, plain, with peepholes, with coupled gates; the equations are in fastrnn.cells.lstm."""
 
 from __future__ import annotations
 
@@ -12,28 +12,99 @@ from fastrnn.cpu.vector import splat
 
 
 @njit(forceinline=True)
-def forward(ax: Any, ah: Any, h_prev: Any, c_prev: Any, unit: Any) -> Any:
-    """One step; saves i, f, g, o."""
-    i, f, o = sigmoid(ax[0] + ah[0]), sigmoid(ax[1] + ah[1]), sigmoid(ax[3] + ah[3])
-    g = tanh(ax[2] + ah[2])
-    c = f * c_prev + i * g
-    return o * tanh(c), c, (i, f, g, o)
+def blind(a: Any, p: Any, k: int, c: Any) -> Any:
+    """A gate's pre-activation that does not see the cell state."""
+    return a
 
 
 @njit(forceinline=True)
-def backward(saved: Any, h_prev: Any, c_prev: Any, c: Any, dh: Any, dc: Any, unit: Any) -> Any:
-    """Gradients of one step; tanh(c) is cheaper to compute again than to fetch."""
-    i, f, g, o = saved
-    tanh_c = tanh(c)
-    do = dh * tanh_c
-    dc = dc + dh * o * (1.0 - tanh_c * tanh_c)
-    planes = (
-        dc * g * i * (1.0 - i),
-        dc * c_prev * f * (1.0 - f),
-        dc * i * (1.0 - g * g),
-        do * o * (1.0 - o),
+def peep(a: Any, p: Any, k: int, c: Any) -> Any:
+    """A gate's pre-activation that sees the cell state through its peephole."""
+    return a + p[k] * c
+
+
+@njit(forceinline=True)
+def blind_backward(dc: Any, p: Any, k: int, da: Any) -> Any:
+    """Nothing comes back to the cell state."""
+    return dc
+
+
+@njit(forceinline=True)
+def peep_backward(dc: Any, p: Any, k: int, da: Any) -> Any:
+    """Gradient of the cell state, with what comes back through a peephole."""
+    return dc + p[k] * da
+
+
+@njit(forceinline=True)
+def no_parameters(da: Any, c_prev: Any, c: Any) -> Any:
+    """Without peepholes there is nothing to sum."""
+    return ()
+
+
+@njit(forceinline=True)
+def peepholes(da: Any, c_prev: Any, c: Any) -> Any:
+    """This step's part of the gradients of the peepholes of i f o."""
+    return da[0] * c_prev, da[1] * c_prev, da[3] * c
+
+
+@njit(forceinline=True)
+def coupled_peepholes(da: Any, c_prev: Any, c: Any) -> Any:
+    """This step's part of the gradients of the peepholes of f o."""
+    return da[0] * c_prev, da[2] * c
+
+
+def _separate(see: Any, see_backward: Any, parameters: Any, units: int) -> Rendering:
+    @njit(forceinline=True)
+    def forward(ax: Any, ah: Any, h_prev: Any, c_prev: Any, unit: Any) -> Any:
+        i = sigmoid(see(ax[0] + ah[0], unit, 0, c_prev))
+        f = sigmoid(see(ax[1] + ah[1], unit, 1, c_prev))
+        g = tanh(ax[2] + ah[2])
+        c = f * c_prev + i * g
+        o = sigmoid(see(ax[3] + ah[3], unit, 2, c))
+        return o * tanh(c), c, (i, f, g, o)
+
+    @njit(forceinline=True)
+    def backward(saved: Any, h_prev: Any, c_prev: Any, c: Any, dh: Any, dc: Any, unit: Any) -> Any:
+        i, f, g, o = saved
+        tanh_c = tanh(c)  # cheaper to compute again than to fetch
+        da_o = dh * tanh_c * o * (1.0 - o)
+        dc = see_backward(dc + dh * o * (1.0 - tanh_c * tanh_c), unit, 2, da_o)
+        da_i, da_f = dc * g * i * (1.0 - i), dc * c_prev * f * (1.0 - f)
+        planes = (da_i, da_f, dc * i * (1.0 - g * g), da_o)
+        dc_prev = see_backward(see_backward(dc * f, unit, 0, da_i), unit, 1, da_f)
+        return planes, splat(dh, 0.0), dc_prev, parameters(planes, c_prev, c)
+
+    return Rendering(
+        forward, backward, gates=4, saved=4, planes=4, dah_gates=(0, 1, 2, 3), units=units, cell_state=True,
+        reads_h=False,
+    )  # fmt: skip
+
+
+def _coupled(see: Any, see_backward: Any, parameters: Any, units: int) -> Rendering:
+    @njit(forceinline=True)
+    def forward(ax: Any, ah: Any, h_prev: Any, c_prev: Any, unit: Any) -> Any:
+        f = sigmoid(see(ax[0] + ah[0], unit, 0, c_prev))
+        g = tanh(ax[1] + ah[1])
+        c = f * c_prev + (1.0 - f) * g
+        o = sigmoid(see(ax[2] + ah[2], unit, 1, c))
+        return o * tanh(c), c, (f, g, o)
+
+    @njit(forceinline=True)
+    def backward(saved: Any, h_prev: Any, c_prev: Any, c: Any, dh: Any, dc: Any, unit: Any) -> Any:
+        f, g, o = saved
+        tanh_c = tanh(c)
+        da_o = dh * tanh_c * o * (1.0 - o)
+        dc = see_backward(dc + dh * o * (1.0 - tanh_c * tanh_c), unit, 1, da_o)
+        da_f = dc * (c_prev - g) * f * (1.0 - f)
+        planes = (da_f, dc * (1.0 - f) * (1.0 - g * g), da_o)
+        return planes, splat(dh, 0.0), see_backward(dc * f, unit, 0, da_f), parameters(planes, c_prev, c)
+
+    return Rendering(
+        forward, backward, gates=3, saved=3, planes=3, dah_gates=(0, 1, 2), units=units, cell_state=True, reads_h=False
     )
-    return planes, splat(dh, 0.0), dc * f
 
 
-LSTM = Rendering(forward, backward, gates=4, saved=4, planes=4, dah_gates=(0, 1, 2, 3), cell_state=True, reads_h=False)
+LSTM = _separate(blind, blind_backward, no_parameters, 0)
+LSTM_PEEPHOLE = _separate(peep, peep_backward, peepholes, 3)
+LSTM_COUPLED = _coupled(blind, blind_backward, no_parameters, 0)
+LSTM_COUPLED_PEEPHOLE = _coupled(peep, peep_backward, coupled_peepholes, 2)

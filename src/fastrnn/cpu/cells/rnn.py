@@ -44,7 +44,7 @@ def _rendering(phi: Callable[..., Any], derivative: Callable[..., Any]) -> Rende
 
     @njit(forceinline=True)
     def backward(saved: Any, h_prev: Any, c_prev: Any, c: Any, dh: Any, dc: Any, unit: Any) -> Any:
-        return (dh * derivative(saved[0]),), splat(dh, 0.0), dc
+        return (dh * derivative(saved[0]),), splat(dh, 0.0), dc, ()
 
     return Rendering(forward, backward, gates=1, saved=1, planes=1, dah_gates=(0,), reads_h=False)
 

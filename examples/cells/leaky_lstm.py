@@ -1,0 +1,81 @@
+"""An LSTM with a learnable leak as a cell of one's own: each unit learns how fast its memory fades by itself.
+
+    i, f, o = sigma(ax + ah)      g = tanh(ax + ah)
+    c = sigma(p) * f * c_prev + i * g                   h = o * tanh(c)
+
+p [1, H] is the layer's parameter `weight_p_l0`.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+from numba import njit
+
+import fastrnn
+from fastrnn.arrays import Array
+from fastrnn.cells import Cell, Step, StepGradient, sigmoid
+from fastrnn.cpu.activations import sigmoid as vector_sigmoid
+from fastrnn.cpu.activations import tanh as vector_tanh
+from fastrnn.cpu.cells import Rendering
+from fastrnn.cpu.vector import splat
+
+# The equations in NumPy, on [B, G, H]: what every backend is checked against
+
+
+def forward(xp: ModuleType, ax: Array, ah: Array, h_prev: Array, c_prev: Array | None, p: Any) -> Step:
+    """One step; saves i, f, g, o."""
+    a = ax + ah
+    i, f, g, o = sigmoid(xp, a[:, 0]), sigmoid(xp, a[:, 1]), xp.tanh(a[:, 2]), sigmoid(xp, a[:, 3])
+    c = sigmoid(xp, p[0]) * f * c_prev + i * g
+    return Step(o * xp.tanh(c), c, xp.stack((i, f, g, o), axis=1))
+
+
+def backward(
+    xp: ModuleType, saved: Array, h_prev: Array, c_prev: Array | None, h: Array, c: Array | None, dh: Array,
+    dc: Array | None, p: Any,
+) -> StepGradient:  # fmt: skip
+    """Gradients of one step, each row's part of p's among them."""
+    i, f, g, o = (saved[:, k] for k in range(4))
+    leak, tanh_c = sigmoid(xp, p[0]), xp.tanh(c)
+    dc = dc + dh * o * (1 - tanh_c * tanh_c)
+    df = dc * leak * c_prev
+    da = xp.stack((dc * g * i * (1 - i), df * f * (1 - f), dc * i * (1 - g * g), dh * tanh_c * o * (1 - o)), axis=1)
+    return StepGradient(da, da, None, dc * leak * f, (df * f * (1 - leak))[:, None])
+
+
+# The same on vectors of units, for the CPU's compiled loop
+
+
+@njit(forceinline=True)
+def vector_forward(ax: Any, ah: Any, h_prev: Any, c_prev: Any, unit: Any) -> Any:
+    """One step; saves i, f, g, o."""
+    i, f, o = vector_sigmoid(ax[0] + ah[0]), vector_sigmoid(ax[1] + ah[1]), vector_sigmoid(ax[3] + ah[3])
+    g = vector_tanh(ax[2] + ah[2])
+    c = vector_sigmoid(unit[0]) * f * c_prev + i * g
+    return o * vector_tanh(c), c, (i, f, g, o)
+
+
+@njit(forceinline=True)
+def vector_backward(saved: Any, h_prev: Any, c_prev: Any, c: Any, dh: Any, dc: Any, unit: Any) -> Any:
+    """Gradients of one step, its part of p's among them."""
+    i, f, g, o = saved
+    leak, tanh_c = vector_sigmoid(unit[0]), vector_tanh(c)
+    dc = dc + dh * o * (1.0 - tanh_c * tanh_c)
+    df = dc * leak * c_prev
+    planes = (dc * g * i * (1.0 - i), df * f * (1.0 - f), dc * i * (1.0 - g * g), dh * tanh_c * o * (1.0 - o))
+    return planes, splat(dh, 0.0), dc * leak * f, (df * f * (1.0 - leak),)
+
+
+RENDERING = Rendering(
+    vector_forward, vector_backward, gates=4, saved=4, planes=4, dah_gates=(0, 1, 2, 3), units=1, cell_state=True,
+    reads_h=False,
+)  # fmt: skip
+
+LeakyLSTM = fastrnn.register(
+    Cell(
+        "leaky_lstm", ("i", "f", "g", "o"), forward, backward, numba=(__name__, "RENDERING"), cell_state=True,
+        unit_parameters=1,
+    )
+)  # fmt: skip

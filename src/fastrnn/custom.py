@@ -1,0 +1,62 @@
+"""A cell of one's own: once registered, it is a layer with every option, backend and checkpoint of the others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fastrnn import validation
+from fastrnn.cells import CELLS, Cell
+from fastrnn.layers import LAYERS, Recurrent, constructor_arguments
+
+
+class _WithoutCellState(Recurrent[Any]):
+    """A layer of a registered cell that carries h alone."""
+
+    def __init__(
+        self, input_size: int, hidden_size: int, num_layers: int = 1, bias: bool = True, batch_first: bool = False,
+        dropout: float = 0.0, bidirectional: bool = False, *, recurrent: Any = "full", layer_norm: bool = False,
+        zoneout: float = 0.0, recurrent_dropout: float = 0.0, init: str = "uniform", dtype: Any = "float32",
+        device: str = "cpu", precision: str = "highest", save: str = "gates", seed: int | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(constructor_arguments(locals()))
+
+
+class _WithCellState(Recurrent[Any]):
+    """A layer of a registered cell that carries h and c."""
+
+    def __init__(
+        self, input_size: int, hidden_size: int, num_layers: int = 1, bias: bool = True, batch_first: bool = False,
+        dropout: float = 0.0, bidirectional: bool = False, proj_size: int = 0, *, recurrent: Any = "full",
+        layer_norm: bool = False, zoneout: Any = 0.0, recurrent_dropout: float = 0.0, init: str = "uniform",
+        dtype: Any = "float32", device: str = "cpu", precision: str = "highest", save: str = "gates",
+        seed: int | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(constructor_arguments(locals()))
+
+
+def register(cell: Cell) -> type[Recurrent[Any]]:
+    """Add a cell to the registry and return its layer class, to be used as `fastrnn.GRU` or, with c, `fastrnn.LSTM` is.
+
+    The class takes their common arguments; parameters have their names and layouts, with `weight_p_l0` [N, H] for the
+    cell's unit parameters. `fastrnn.load` reads its checkpoints once the cell is registered.
+
+    Args:
+        cell: the equations, see fastrnn.cells.Cell, and for the CPU backend a Numba rendering, see fastrnn.cpu.cells.
+            Without a rendering the layer runs on the reference alone, and calls on another backend are refused.
+
+    Raises:
+        TypeError: not a Cell. ValueError: the name is taken, or is no identifier.
+    """
+    if not isinstance(cell, Cell):
+        raise TypeError(f"cell: expected a fastrnn.cells.Cell, got {validation.describe(cell)}")
+    if not cell.name.isidentifier() or cell.name in CELLS or cell.name in LAYERS:
+        raise ValueError(f"cell: expected a new name that is an identifier, got {cell.name!r}")
+    base = _WithCellState if cell.cell_state else _WithoutCellState
+
+    def name_of(arguments: Mapping[str, Any]) -> str:
+        return cell.name
+
+    layer: type[Recurrent[Any]] = type(cell.name, (base,), {"_cell": staticmethod(name_of), "__doc__": base.__doc__})
+    CELLS[cell.name], LAYERS[cell.name] = cell, layer
+    return layer

@@ -1,0 +1,99 @@
+"""save="recompute": keep only the states at the ends of segments of time, and run each segment again for its gradients.
+
+A sequence of T steps is cut into segments of S = ceil(sqrt(T)) steps. Forward runs them one after the other and keeps
+the state that each started from; backward takes them in the opposite order, runs each once more, saving, and lets the
+backend back-propagate through it. What is held at a time is T / S states and one segment's gates, instead of all T: for
+one forward pass more. It knows neither cell nor backend.
+
+Source: Chen, Xu, Zhang, Guestrin, Training deep nets with sublinear memory cost, 2016.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple, cast
+
+from fastrnn.arrays import Array
+from fastrnn.cells import Cell
+from fastrnn.recurrence import Backend, Columns, Final, Given, Initial, Run, Weights, Zone
+
+
+class Starts(NamedTuple):
+    """The state at the start of one segment, in the order of the recurrence."""
+
+    first: int
+    last: int
+    h: Array
+    c: Array | None
+
+
+def recur_forward(backend: Backend, cell: Cell, packed: Any, run: Run) -> Final:
+    """As the backend's own; `saved` is a list of Starts."""
+    starts, h, c = list[Starts](), run.h0, run.c0
+    for first, last in _segments(run):
+        starts.append(Starts(first, last, h, c))
+        h, c, _ = backend.recur_forward(cell, packed, _part(run, starts[-1]), False)
+    return Final(h, c, starts)
+
+
+def recur_backward(
+    backend: Backend, cell: Cell, packed: Any, run: Run, saved: list[Starts], given: Given, dx: Array, accumulate: bool
+) -> Initial:
+    """As the backend's own, for what `recur_forward` here saved."""
+    dh, dc, total = given.h_n, given.c_n, None
+    for start in saved[::-1]:
+        part, time = _part(run, start), slice(start.first, start.last)
+        # Written to scratch, since y was handed out and may hold the caller's own numbers by now.
+        part = part._replace(y=Columns(_like(part), 0, run.y.width))
+        again = backend.recur_forward(cell, packed, part, True)
+        of_part = Given(_columns(given.y, time), _columns(given.cells, time), dh, dc)
+        dh, dc, weights = backend.recur_backward(cell, packed, part, again.saved, of_part, dx[time], accumulate)
+        total = weights if total is None else _sum(total, weights)
+    assert total is not None, "every run has a segment"
+    assert dh is not None, "the backend gave it"
+    return Initial(dh, dc, total)
+
+
+def cells(backend: Backend, cell: Cell, packed: Any, run: Run, saved: list[Starts], out: Array) -> Array:
+    """c after every step, into out [T, B, H]."""
+    for start in saved:
+        part = _part(run, start)
+        part = part._replace(y=Columns(_like(part), 0, run.y.width))
+        again = backend.recur_forward(cell, packed, part, True)
+        out[start.first : start.last] = backend.cells(cell, packed, part, again.saved)
+    return out
+
+
+def _segments(run: Run) -> list[tuple[int, int]]:
+    """First and last step of each, in the order of the recurrence; one that is empty if there is no step."""
+    steps = run.x.shape[0]
+    size = max(1, math.isqrt(max(0, steps - 1)) + 1)
+    parts = [(first, min(first + size, steps)) for first in range(0, max(1, steps), size)]
+    return parts[::-1] if run.reverse else parts
+
+
+def _part(run: Run, start: Starts) -> Run:
+    """The run of one segment."""
+    time = slice(start.first, start.last)
+    lengths = None if run.lengths is None else (run.lengths - start.first).clip(0, start.last - start.first)
+    zone = run.zone
+    if zone is not None:
+        zone = Zone(*(share if share is None or len(share) == 1 else share[time] for share in zone))
+    return run._replace(
+        x=run.x[time], h0=start.h, c0=start.c, lengths=lengths, clear=None if run.clear is None else run.clear[time],
+        y=Columns(run.y.array[time], run.y.first, run.y.width), zone=zone,
+    )  # fmt: skip
+
+
+def _like(part: Run) -> Array:
+    """Scratch for y [S, B, P]."""
+    scratch: Array = part.y.view.copy()
+    return scratch
+
+
+def _columns(columns: Columns | None, time: slice) -> Columns | None:
+    return None if columns is None else columns._replace(array=columns.array[time])
+
+
+def _sum(a: Weights, b: Weights) -> Weights:
+    return Weights(*(cast(Array, None if p is None or q is None else p + q) for p, q in zip(a, b, strict=True)))
