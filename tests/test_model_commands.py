@@ -323,3 +323,15 @@ def test_every_training_command_has_the_common_options():
         text = run(name, "train", "--help").output
         for option in ("--seed", "--device", "--threads", "--out", "--json", "--resume", "--quiet"):
             assert option in text, (name, option)
+
+
+def test_the_commands_of_the_readme_exist_with_their_options():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    commands = re.findall(r"^fastrnn (.+)$", "\n".join(re.findall(r"```sh\n(.*?)```", readme, re.DOTALL)), re.MULTILINE)
+    assert len(commands) >= 10
+    for command in commands:
+        words = command.split()
+        path = words[: 1 if words[0] in ("gradflow", "info", "bench") else 2]
+        text = done(*path, "--help").output
+        for option in (word for word in words if word.startswith("--")):
+            assert option in text, command

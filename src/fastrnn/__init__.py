@@ -2,8 +2,8 @@
 
 from fastrnn.backends import use_backend
 from fastrnn.beam import Hypothesis, beam_search
-from fastrnn.diagnosis import GradientFlow, gradient_flow
 from fastrnn.custom import register
+from fastrnn.diagnosis import GradientFlow, gradient_flow
 from fastrnn.errors import ShapeError
 from fastrnn.layers import GRU, LSTM, RNN, load
 from fastrnn.threads import get_num_threads, set_num_threads
