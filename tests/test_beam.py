@@ -117,6 +117,19 @@ def test_a_search_that_is_decided_stops_early():
     assert model.calls == 2  # ends at once, and after each of three tokens: nothing longer can be among the four
 
 
+def test_a_sequence_that_a_length_penalty_may_still_favour_is_not_given_up():
+    """After two tokens the live one is worse than both finished ones, but not for the length it may still reach."""
+    p = np.full((V, V), 1e-9)
+    p[0, [END, 1]] = 0.5, 0.4
+    p[1, [END, 2]] = 0.45, 0.55
+    p[2, END] = 1.0
+    found = beam_search(
+        lambda state, tokens: (np.log(p)[tokens], None), None, np.array([0]), end=END, width=2, max_length=4,
+        length_penalty=2.0,
+    )[0]  # fmt: skip
+    assert [h.tokens for h in found] == [(END,), (1, 2, END)]
+
+
 def test_it_works_on_arrays_of_another_module():
     model = Markov(3, 2)
     want = search(model, [0, 1], width=3)

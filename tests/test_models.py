@@ -281,14 +281,19 @@ def test_the_loop_lets_the_rate_fall_measures_logs_and_saves(tmp_path):
 
 
 def test_patience_ends_a_run_and_the_best_parameters_return():
-    model, kept = Quadratic(), []
-    given = [5.0, 3.0, 4.0, 3.0, 6.0, 1.0]
 
-    def score():
-        kept.append(model.w.copy())
-        return given[len(kept) - 1]
+    def trained(patience):
+        model, kept, given = Quadratic(), [], [5.0, 3.0, 4.0, 3.0, 6.0, 1.0]
 
-    point = fit(model, lambda step: 1.0, score, Schedule(steps=60, lr=0.1, evaluate_every=10, patience=2), None, "d")
+        def score():
+            kept.append(model.w.copy())
+            return given[len(kept) - 1]
+
+        schedule = Schedule(steps=60, lr=0.1, evaluate_every=10, patience=patience)
+        return fit(model, lambda step: 1.0, score, schedule, None, "d"), model, kept
+
+    point, model, kept = trained(2)
+    np.testing.assert_array_equal(kept, trained(None)[2][:5])  # only at the end does it go back
     assert point.step == 50  # 4, 3 and 6 are no better than 3
     np.testing.assert_array_equal(model.w, kept[1])
     assert not np.array_equal(kept[1], kept[4])
@@ -341,6 +346,20 @@ def test_scaling_is_fitted_on_the_training_part_alone():
         model = Forecaster(hidden=3, window=4, scaling=scaling, seed=0)
         model.fit(series, Schedule(steps=1, batch=4))
         assert model.facts == {"offset": offset, "unit": unit}
+
+
+def test_a_climbing_series_is_forecast_relative_to_its_windows():
+    """Beyond the range of the training part only what is relative goes on, and is the same at any height."""
+    t = np.arange(200.0)
+    series = 3 * t + 20 * np.sin(2 * np.pi * t / 10)
+    errors = {}
+    for relative in (False, True):
+        model = Forecaster(window=12, relative=relative, noise=0.05, hidden=16, seed=0)
+        model.fit(series, Schedule(steps=200, batch=32))
+        errors[relative] = model.rmse(series)[1]
+    assert errors[True] < 5 < errors[False]
+    x = forecast.windows(series, 12, 1)[1].x
+    np.testing.assert_allclose(model.predict_windows(x + 1e4), model.predict_windows(x) + 1e4, rtol=1e-7)
 
 
 def test_baselines_are_what_they_say():

@@ -16,7 +16,7 @@ from fastrnn.commands.running import train as run
 
 Csv = Annotated[Path | None, typer.Option(help="A CSV file with a header line.", show_default="a noisy sine")]
 Column = Annotated[str | None, typer.Option(help="Its column.", show_default="the last")]
-FIXED = ("cell", "hidden", "layers", "window", "horizon", "scaling", "noise", "batch", "lr", "seed")
+FIXED = ("cell", "hidden", "layers", "window", "horizon", "scaling", "relative", "noise", "batch", "lr", "seed")
 app = typer.Typer(help="Time-series forecaster: train, predict.", no_args_is_help=True)
 
 
@@ -32,6 +32,9 @@ def train(
     window: Annotated[int, typer.Option(help="Values read.")] = 20,
     horizon: Annotated[int, typer.Option(help="Values predicted at once.")] = 1,
     scaling: Annotated[str, typer.Option(help="standard or minmax.")] = "standard",
+    relative: Annotated[
+        bool, typer.Option("--relative", help="To the mean of each window: for a series with a trend.")
+    ] = False,
     noise: Annotated[float, typer.Option(help="Added to the windows in training.")] = 0.4,
     steps: Annotated[int, typer.Option(help="Updates of the parameters.")] = 1000,
     batch: Annotated[int, typer.Option(help="Windows a step.")] = 64,
@@ -61,7 +64,7 @@ def train(
         else:
             sizes: dict[str, Any] = {
                 "hidden": hidden, "layers": layers, "window": window, "horizon": horizon, "scaling": scaling,
-                "noise": noise, "seed": seed,
+                "relative": relative, "noise": noise, "seed": seed,
             }  # fmt: skip
             model = Forecaster(cell=cell, **sizes)
         name, series = _series(csv, column, model.seed)

@@ -37,6 +37,8 @@ class Forecaster:
         window: values read.
         horizon: values predicted by one pass; more are predicted by feeding back what was predicted.
         scaling: "standard" (mean 0, deviation 1) or "minmax" (0 to 1), fitted on the training part alone.
+        relative: reads and predicts values relative to the mean of their window: for a series that climbs out of the
+            range of its training part, where no network knows what to say.
         noise: deviation of normal noise added to the scaled windows in training, against learning them by heart: on
             the noisy sine, over six seeds, 0.4 takes the RMSE from 0.110 to 0.102, and without it a linear
             autoregressive model (0.106) is better.
@@ -48,18 +50,25 @@ class Forecaster:
 
     def __init__(
         self, *, cell: str = "gru", hidden: int = 32, layers: int = 1, window: int = 20, horizon: int = 1,
-        scaling: str = "standard", noise: float = 0.4, seed: int | None = None,
+        scaling: str = "standard", relative: bool = False, noise: float = 0.4, seed: int | None = None,
     ) -> None:  # fmt: skip
         validation.choice("cell", cell, tuple(CELLS))
         validation.choice("scaling", scaling, ("standard", "minmax"))
         sizes = {"hidden": hidden, "layers": layers, "window": window, "horizon": horizon}
         for name, size in sizes.items():
             validation.integer(name, size, 1)
-        noise = validation.real("noise", noise, 0)
+        noise, relative = validation.real("noise", noise, 0), validation.boolean("relative", relative)
         seed = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed
         self.seed = validation.integer("seed", seed, 0, 2**63 - 1)
-        self.window, self.horizon, self.noise = window, horizon, noise
-        self.arguments = {"cell": cell, **sizes, "scaling": scaling, "noise": noise, "seed": self.seed}
+        self.window, self.horizon, self.noise, self.relative = window, horizon, noise, relative
+        self.arguments = {
+            "cell": cell,
+            **sizes,
+            "scaling": scaling,
+            "relative": relative,
+            "noise": noise,
+            "seed": self.seed,
+        }
         self.facts: dict[str, Any] = {"offset": 0.0, "unit": 1.0}  # scaled = (value - offset) / unit
         seeds = [int(s) for s in np.random.SeedSequence(self.seed).generate_state(2)]
         self.rnn = CELLS[cell](1, hidden, layers, seed=seeds[0])
@@ -102,8 +111,9 @@ class Forecaster:
         """
         series = checked(series)
         train, _ = windows(series, self.window, self.horizon)
-        self._scale(series[: int(TRAIN_PART * len(series))])
-        x, targets = (self._scaled(a) for a in train)
+        level = self._level(train.x)
+        self._scale((train.x - level).reshape(-1) if self.relative else series[: int(TRAIN_PART * len(series))])
+        x, targets = self._scaled(train.x - level), self._scaled(train.y - level)
         schedule = schedule_of(self, schedule, SCHEDULE, resume)
         size, noise = schedule.batch, np.float32(self.noise)
 
@@ -123,8 +133,9 @@ class Forecaster:
 
     def predict_windows(self, x: Array) -> Array:
         """Return the values [N, horizon] after each of N windows [N, window], float64."""
-        y, _ = self.rnn(np.ascontiguousarray(self._scaled(x).T[:, :, None]))
-        predicted: Array = self.head(y[-1]).astype(np.float64) * self.facts["unit"] + self.facts["offset"]
+        level = self._level(x)
+        y, _ = self.rnn(np.ascontiguousarray(self._scaled(x - level).T[:, :, None]))
+        predicted: Array = self.head(y[-1]).astype(np.float64) * self.facts["unit"] + self.facts["offset"] + level
         return predicted
 
     def predict(self, series: Array, steps: int) -> Array:
@@ -163,6 +174,11 @@ class Forecaster:
         if not unit > 0:
             raise ValueError(f"series: expected values that differ in the training part, got {train[0]} throughout")
         self.facts = {"offset": float(offset), "unit": float(unit)}
+
+    def _level(self, x: Array) -> Array:
+        """What the values of each window, and those after it, are relative to, [N, 1]."""
+        level: Array = x.mean(axis=1, keepdims=True) if self.relative else np.zeros((len(x), 1))
+        return level
 
     def _scaled(self, values: Array) -> Array:
         scaled: Array = ((values - self.facts["offset"]) / self.facts["unit"]).astype(np.float32)
