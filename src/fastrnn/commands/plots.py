@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fastrnn import checkpoint
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -27,7 +29,7 @@ def _figure(width: float, height: float, columns: int = 1) -> tuple[Figure, Any]
 def _write(figure: Figure, path: Path) -> None:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=DPI)
-    path.write_bytes(buffer.getvalue())
+    checkpoint.write_bytes(path, buffer.getvalue())
 
 
 def loss_curve(history: Sequence[Mapping[str, Any]], path: Path, score: str) -> None:

@@ -7,10 +7,9 @@ import json
 import math
 import os
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from fastrnn import validation
+from fastrnn import checkpoint, validation
 from fastrnn.arrays import Array, describe
 from fastrnn.models.parts import Parts
 from fastrnn.optim import Adam, clip_by_global_norm
@@ -245,4 +244,4 @@ def _write(model: Trainable, run: Run, watch: Observer) -> None:
         model.save(watch.save_to)
     if watch.log_to is not None:
         lines = [json.dumps(line) + "\n" for line in run.history]
-        Path(watch.log_to).write_text("".join(lines), encoding="utf-8")
+        checkpoint.write_bytes(watch.log_to, "".join(lines).encode())
