@@ -194,6 +194,18 @@ def test_attention_is_the_equations(backend, dtype, masked, Tq, Tk, B):
                 tolerance.assert_close(name, array, want, bound)
 
 
+@pytest.mark.parametrize(("Tq", "Tk", "B"), [(2, 0, 3), (0, 4, 3), (2, 4, 0)])
+def test_attention_over_nothing_is_zero(Tq, Tk, B):
+    layer = AdditiveAttention(3, 4, 5, seed=0)
+    got, backward = layer.forward(np.ones((Tq, B, 3), F32), np.ones((Tk, B, 4), F32))
+    np.testing.assert_array_equal(got.context, np.zeros((Tq, B, 4)))
+    grads = backward(np.ones((Tq, B, 4), F32))
+    np.testing.assert_array_equal(grads.queries, np.zeros((Tq, B, 3)))
+    np.testing.assert_array_equal(grads.keys, np.zeros((Tk, B, 4)))
+    for name, array in grads.params.items():
+        np.testing.assert_array_equal(array, np.zeros_like(layer.params[name]), err_msg=name)
+
+
 # Truncated back-propagation
 
 

@@ -91,7 +91,8 @@ class AdditiveAttention(Layer):
         W, U = (self._packed[name].of(self._params[name]) for name in ("W_a", "U_a"))
         h, s = keys.reshape(-1, self.key_size), queries.reshape(-1, self.query_size)
         A = self.attention_size
-        z = W.forward(h).reshape(1, *keys.shape[:2], A) + U.forward(s).reshape(-1, 1, queries.shape[1], A)
+        (Tq, B), Tk = queries.shape[:2], len(keys)
+        z = W.forward(h).reshape(1, Tk, B, A) + U.forward(s).reshape(Tq, 1, B, A)
         xp.tanh(z, out=z)  # [Tq, Tk, B, A]
         w, keys_of_batch = _softmax(xp, z @ v, mask), keys.transpose(1, 0, 2)  # [B, Tk, K]
 

@@ -74,7 +74,10 @@ def softmax_cross_entropy(
     validation.choice("reduction", reduction, REDUCTIONS)
     if logits.ndim == 0 or logits.size == 0:
         raise ShapeError(f"logits: expected [..., C] with at least one row and one class, got {describe(logits)}")
-    counts = None if mask is None else _leading("mask", mask, logits.shape[:-1], logits).reshape(-1)
+    counts: Array | None = None
+    if mask is not None:
+        validation.mask("mask", mask, logits.shape[:-1], like=logits)
+        counts = mask.reshape(-1)
     p = logits.reshape(-1, logits.shape[-1])
     if array_module(targets) is xp and targets.shape == logits.shape:
         if ignore_index is not None:
@@ -137,7 +140,7 @@ def _squared(y: Array, targets: Array, mask: Array | None, reduction: str, facto
     validation.choice("reduction", reduction, REDUCTIONS)
     rows, difference = None, y.reshape(-1)[:0]
     if mask is not None:
-        mask = _leading("mask", mask, y.shape[: getattr(mask, "ndim", 0)], y)
+        validation.mask("mask", mask, y.shape[: getattr(mask, "ndim", 0)], like=y)
         rows = xp.flatnonzero(mask)
         if rows.size and y.size:
             difference = y.reshape(mask.size, -1)[rows] - targets.reshape(mask.size, -1)[rows]
@@ -160,11 +163,6 @@ def _floats(name: str, value: Array) -> ModuleType:
         raise TypeError(f"{name}: expected a numpy or cupy array, got {describe(value)}")
     validation.dtype_name(value.dtype, name)
     return xp
-
-
-def _leading(name: str, mask: Array, shape: tuple[int, ...], like: Array) -> Array:
-    validation.mask(name, mask, shape, like)
-    return mask
 
 
 def _classes(
