@@ -74,7 +74,7 @@ class Case:
         ]
         loss = [] if self.losses == LOSSES else ["loss=" + "+".join(self.losses)]
         size = f"T{self.T}B{self.B}I{self.I}H{self.H}"
-        return "-".join([self.cell, self.backend, f"f{self.dtype[5:]}", size, *options, *loss])
+        return "-".join([self.cell, self.backend, self.dtype.replace("float", "f"), size, *options, *loss])
 
     @property
     def width(self) -> int:
@@ -161,6 +161,17 @@ def option_cases(backend: str, dtype: str) -> Iterator[tuple[str, Case]]:
                 yield name, Case(cell, backend, dtype, **option)
 
 
+CUDA_CELLS = {name: cell for name, cell in CELLS.items() if cell.cuda is not None}
+
+
+def cuda_cases(dtype: str) -> Iterator[tuple[str, Case]]:
+    """As option_cases, for the CUDA backend: what it refuses is tested in test_bad_input."""
+    for name, case in option_cases("cuda", dtype):
+        refused = case.zoneout or case.recurrent_dropout or case.recurrent == "diagonal"
+        if case.cell in CUDA_CELLS and not refused:
+            yield name, case
+
+
 @dataclass(frozen=True)
 class Problem:
     """The numbers of a case, laid out as the layer takes them, in the case's dtype."""
@@ -203,8 +214,7 @@ def make_layer(case: Case, dtype: str | None = None, **options: Any) -> Any:
         dtype=dtype or case.dtype, seed=case.seed, **options,
     )  # fmt: skip
     if layer.dtype != case.dtype:
-        narrow = {name: value for name, value in options.items() if name not in ("zoneout", "recurrent", "proj_size")}
-        layer.update({name: value.astype(layer.dtype) for name, value in make_layer(case, **narrow).params.items()})
+        layer.update({name: value.astype(case.dtype).astype(layer.dtype) for name, value in layer.params.items()})
     return layer
 
 

@@ -1,8 +1,11 @@
-"""Hypothesis profiles, and cells of one's own, shared by all tests; the marker `nightly` stands in pyproject.toml."""
+"""Hypothesis profiles, cells of one's own, and the stand-in for CuPy; the marker `nightly` stands in pyproject.toml."""
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 # No deadline: no test asserts a time, and the first example of a shape may compile kernels.
@@ -16,3 +19,27 @@ settings.load_profile("everyday")
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples" / "cells"))
 import leaky_lstm  # noqa: E402, F401
 import minimal_gated_unit  # noqa: E402, F401
+
+
+@pytest.fixture(scope="module")
+def cupy(pytestconfig: pytest.Config) -> Iterator[ModuleType]:
+    """The stand-in for CuPy, installed as `cupy`, with every CUDA kernel compiled for this processor."""
+    import cupy_standin
+    import host_kernels
+
+    if reason := host_kernels.missing_tools():
+        pytest.skip(reason)
+    compiler = host_kernels.Compiler(pytestconfig.cache.mkdir("fastrnn_host_kernels"))
+    with cupy_standin.installed(compiler) as cupy:
+        from fastrnn.cuda import source
+
+        compiler.build([source.assemble(variant) for variant in source.variants()] + [source.masks()])
+        yield cupy
+
+
+@pytest.fixture
+def nothing_to_replay(cupy: ModuleType) -> None:
+    """A test that begins with passes that are launched kernel by kernel."""
+    from fastrnn.cuda import places
+
+    places.forget()

@@ -7,7 +7,7 @@ count of operations where the error grows with it: never a percentage.
 
 import numpy as np
 
-EPS = {"float32": 2.0**-23, "float64": 2.0**-52}
+EPS = {"float32": 2.0**-23, "float64": 2.0**-52, "float16": 2.0**-10, "bfloat16": 2.0**-7}
 
 # How often the error that one rounding of all inputs makes (see cases.input_rounding) a result may be off, where it
 # exceeds the bounds below because terms cancel: every step rounds again, and a random draw may miss the worst rounding.

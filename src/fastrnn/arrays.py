@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import reprlib
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
 from typing import Any, TypeAlias
 
@@ -32,3 +33,54 @@ def describe(value: object) -> str:
     if shape is not None:
         return f"{kind} of shape {tuple(shape)}"
     return f"{kind} {reprlib.repr(value)}"[:120]  # a nested list would fill the screen
+
+
+def module_of(device: str) -> ModuleType:
+    """Return the library whose arrays live on a device: numpy for "cpu", cupy for "cuda:N"."""
+    if device == "cpu":
+        return np
+    import cupy
+
+    module: ModuleType = cupy
+    return module
+
+
+def on(device: str) -> AbstractContextManager[Any]:
+    """Make a device the current one inside the `with` block, so that CuPy allocates and launches there."""
+    if device == "cpu":
+        return nullcontext()
+    context: AbstractContextManager[Any] = module_of(device).cuda.Device(index(device))
+    return context
+
+
+def index(device: str) -> int:
+    """Return the number N of "cuda:N"."""
+    return int(device.partition(":")[2] or 0)
+
+
+def to_host(array: Any) -> Array:
+    """Return an array as a NumPy array; one of the GPU is copied, and waited for."""
+    host: Array = array if isinstance(array, np.ndarray) else module_of("cuda").asnumpy(array)
+    return host
+
+
+def to_device(array: Any, device: str) -> Array:
+    """Return an array on a device: itself where it is there already, else a copy."""
+    if device == "cpu":
+        return to_host(array)
+    with on(device):
+        here = not isinstance(array, np.ndarray) and array.device.id == index(device)
+        placed: Array = array if here else module_of(device).asarray(to_host(array))
+        return placed
+
+
+def zeroed(a: Array, where: Array) -> Array:
+    """Return a copy with zeros where the mask is set, whatever stands there.
+
+    Bits are selected: an assignment to a mask's elements would wait for the GPU, and CuPy selects no bfloat16.
+    """
+    xp = array_module(a)
+    assert xp is not None, "an array of a layer"
+    bits = a.view(f"u{a.itemsize}")
+    copy: Array = xp.where(where, bits.dtype.type(0), bits).view(a.dtype)
+    return copy

@@ -10,7 +10,7 @@ from typing import cast
 
 from fastrnn.recurrence import Backend
 
-MODULES = {"reference": "fastrnn.reference", "cpu": "fastrnn.cpu"}
+MODULES = {"reference": "fastrnn.reference", "cpu": "fastrnn.cpu", "cuda": "fastrnn.cuda.backend"}
 _chosen: ContextVar[str | None] = ContextVar("fastrnn_backend", default=None)
 
 
@@ -21,7 +21,7 @@ def use_backend(name: str) -> Iterator[None]:
     A backward pass uses the backend of its forward pass. The choice holds for the current thread or task.
 
     Args:
-        name: "reference", the plain loop in NumPy; "cpu", the compiled one.
+        name: "reference", the plain loop on the arrays' own library; "cpu" and "cuda", the compiled ones.
 
     Raises:
         ValueError: no backend has this name.
@@ -35,9 +35,16 @@ def use_backend(name: str) -> Iterator[None]:
         _chosen.reset(token)
 
 
-def current() -> str:
-    """Return the name of the backend for a call made now."""
-    return _chosen.get() or "cpu"
+def current(device: str = "cpu") -> str:
+    """Return the name of the backend for a call made now by a layer on `device`.
+
+    Raises:
+        TypeError: the backend that was asked for runs on another kind of device.
+    """
+    own, chosen = device.partition(":")[0], _chosen.get()
+    if chosen not in (None, "reference", own):
+        raise TypeError(f"backend: expected 'reference' or {own!r} for a layer on {device}, got {chosen!r}")
+    return chosen or own
 
 
 def module(name: str) -> Backend:

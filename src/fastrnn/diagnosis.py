@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastrnn.arrays import Array
+from fastrnn.arrays import Array, array_module
 from fastrnn.layers import GRU, LSTM, RNN
 
 
@@ -43,7 +44,8 @@ def gradient_flow(
     whole = layer.forward(x, state)
     if d_output is None and d_state is None:
         h_n = whole.state[0] if isinstance(whole.state, tuple) else whole.state
-        d_state = (np.ones_like(h_n), None) if isinstance(whole.state, tuple) else np.ones_like(h_n)
+        ones = h_n * 0 + 1
+        d_state = (ones, None) if isinstance(whole.state, tuple) else ones
     whole.backward(d_output, d_state)  # checks the gradients before they are cut into steps
     time = 1 if layer.batch_first and x.ndim == 3 else 0
     cut = [(slice(None),) * time + (slice(t, t + 1),) for t in range(x.shape[time])]
@@ -63,4 +65,10 @@ def _norms(d_state: Any, d_output: Array | None) -> tuple[float, float]:
     """Norms of the gradients that reach a state: of h, which is the output of its step too, and of c."""
     d_h, d_c = d_state if isinstance(d_state, tuple) else (d_state, None)
     parts = [part.reshape(-1) for part in (d_h, d_output) if part is not None]
-    return float(np.linalg.norm(sum(parts))), 0.0 if d_c is None else float(np.linalg.norm(d_c))
+    return _norm(sum(parts[1:], parts[0])) if parts else 0.0, 0.0 if d_c is None else _norm(d_c)
+
+
+def _norm(values: Array) -> float:
+    xp = array_module(values)
+    assert xp is not None, "an array of a layer"
+    return math.sqrt(float(xp.square(values, dtype=xp.float64).sum()))

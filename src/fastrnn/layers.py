@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar, cast
 import numpy as np
 
 from fastrnn import backends, checkpoint, initialisation, sequence, validation
-from fastrnn.arrays import Array
+from fastrnn.arrays import Array, on, to_device, to_host, zeroed
 from fastrnn.cells import CELLS
 from fastrnn.recurrence import Weights
 from fastrnn.stream import Stream
@@ -121,6 +121,7 @@ class Recurrent(Generic[S]):
         )  # fmt: skip
         self._values: dict[str, Array] = {}
         self._params: dict[str, Array] = {}
+        self._place_mask()
 
     @property
     def _is_diagonal(self) -> bool:
@@ -128,20 +129,34 @@ class Recurrent(Generic[S]):
 
     def _masked(self, name: str, value: Array) -> Array:
         """A recurrent weight, or its gradient, with zeros where the mask has them."""
-        if isinstance(self.recurrent, str) or not name.startswith("weight_hh"):
+        if self._missing is None or not name.startswith("weight_hh"):
             return value
-        return np.where(np.tile(self.recurrent, (len(self._network.cell.gates), 1)), value, value.dtype.type(0))
+        return zeroed(value, self._missing)
+
+    def _place_mask(self) -> None:
+        """Keep where U has no entries, on the device of the parameters."""
+        gates = len(self._network.cell.gates)
+        mask = None if isinstance(self.recurrent, str) else np.tile(~self.recurrent, (gates, 1))
+        self._missing = None if mask is None else to_device(mask, self.device)
 
     def _adopt(self, values: dict[str, Array]) -> None:
         """Take these arrays, which nobody else may hold, as the parameters of their names."""
-        values = {name: self._masked(name, value) for name, value in values.items()}
+        values = {name: self._masked(name, to_device(value, self.device)) for name, value in values.items()}
         self._values |= values  # as kernels want them: Numba would compile anew for a read-only array
-        self._params |= {name: np.asarray(memoryview(cast(Any, value)).toreadonly()) for name, value in values.items()}
+        if self.device == "cpu":
+            read_only = {name: np.asarray(memoryview(cast(Any, value)).toreadonly()) for name, value in values.items()}
+            self._params |= read_only
         self._packed: dict[str, list[Any]] = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """How to copy and pickle: the class of a registered cell is found by its name there, not in a module."""
+        kinds = [name for name, kind in LAYERS.items() if kind is type(self)]
+        return _blank, (kinds[0] if kinds else type(self),), self.__getstate__()
 
     def __getstate__(self) -> dict[str, Any]:
         """What copy and pickle keep: packed weights are made anew."""
-        return {"arguments": self._arguments, "params": self.state_dict(), "calls": self.calls}
+        params = {name: to_host(value) for name, value in self.state_dict().items()}
+        return {"arguments": self._arguments, "params": params, "calls": self.calls}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self._configure(state["arguments"])
@@ -169,8 +184,11 @@ class Recurrent(Generic[S]):
 
     @property
     def params(self) -> Mapping[str, Array]:
-        """The parameters by torch's names: a read-only mapping that follows `update`, of arrays that do not."""
-        return MappingProxyType(self._params)
+        """The parameters by torch's names: a read-only mapping that follows `update`, of arrays that do not.
+
+        An array of a GPU cannot be made read-only, so there each access hands out a copy.
+        """
+        return MappingProxyType(self._params) if self.device == "cpu" else _Copies(self._values, self.device)
 
     def update(self, params: Mapping[str, Array]) -> None:
         """Replace the named parameters by copies of these arrays, all or none.
@@ -178,11 +196,13 @@ class Recurrent(Generic[S]):
         Raises:
             ValueError: a name that the layer does not have. ShapeError, TypeError: wrong shape, dtype or array type.
         """
-        self._adopt(validation.parameters(params, self._params, partial=True, what="params"))
+        with on(self.device):
+            self._adopt(validation.parameters(params, self._values, partial=True, what="params", where=self.device))
 
     def state_dict(self) -> dict[str, Array]:
         """Return copies of all parameters, by torch's names and in torch's layouts."""
-        return {name: value.copy() for name, value in self._values.items()}
+        with on(self.device):
+            return {name: value.copy() for name, value in self._values.items()}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Replace all parameters, also from a torch state_dict on the CPU, all or none.
@@ -190,19 +210,34 @@ class Recurrent(Generic[S]):
         Raises:
             ValueError: missing or unknown names. ShapeError, TypeError: wrong shape, dtype or array type.
         """
-        self.update(validation.parameters(state_dict, self._params, partial=False, what="state_dict"))
+        with on(self.device):
+            new = validation.parameters(state_dict, self._values, partial=False, what="state_dict", where=self.device)
+        self.update(new)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the layer to a safetensors file, atomically; `fastrnn.load` reads it back."""
+        """Write the layer to a safetensors file, atomically; `fastrnn.load` reads it back, onto the CPU."""
         name = next(name for name, kind in LAYERS.items() if isinstance(self, kind))
-        arguments, tensors = dict(self._arguments), dict(self._params)
+        arguments, tensors = {**self._arguments, "device": "cpu"}, {n: to_host(v) for n, v in self._values.items()}
         if not isinstance(self.recurrent, str):
             arguments["recurrent"], tensors[MASK] = "mask", self.recurrent
         checkpoint.write(path, tensors, {"class": name, "arguments": arguments, "calls": self.calls})
 
     def to(self, device: str) -> Recurrent[S]:
-        """Return the layer on `device`; this version has the CPU only and says what is missing for others."""
-        validation.device(device)
+        """Move the parameters to `device`, "cpu" or "cuda:N", where calls run from then on; return the layer.
+
+        Raises:
+            ImportError: CuPy is missing. RuntimeError: there is no such GPU. TypeError: the device lacks the dtype.
+            ValueError: the device lacks an option of the layer.
+        """
+        device = validation.device(device)
+        validation.dtype_name(self.dtype, where=device)
+        validation.for_device(self._arguments, device)
+        if device != self.device:
+            moved = {name: to_device(value, device) for name, value in self._values.items()}
+            self._arguments, self.device, self._params = {**self._arguments, "device": device}, device, {}
+            with on(device):
+                self._place_mask()
+                self._adopt(moved)
         return self
 
     def __call__(
@@ -213,7 +248,8 @@ class Recurrent(Generic[S]):
         Args:
             x: [T, B, I], with batch_first [B, T, I], or unbatched [T, I], in the layer's dtype.
             state: initial state; zeros if None. h [L*D, B, P] (unbatched [L*D, P]); for LSTM the pair (h, c).
-            lengths: [B] integers, 0 <= length <= T, in any order; y is zero past the end and the state is held.
+            lengths: [B] integers, 0 <= length <= T, in any order; y is zero past the end and the state is held. On the
+                host also for a layer on a GPU: they are checked there, and an array of the GPU has to be waited for.
             reset: bool, laid out as x without its last axis; True zeroes the state before that step.
 
         Returns:
@@ -222,12 +258,13 @@ class Recurrent(Generic[S]):
         Raises:
             ShapeError: a wrong shape. TypeError: a wrong dtype or array type. ValueError: lengths out of range.
         """
-        inputs, batched = self._inputs(x, state, lengths, reset)
-        name = backends.current()
-        output = sequence.forward(
-            self._network, backends.module(name), self._packed_for(name), inputs, save=False, call=None,
-            batch_first=self.batch_first and batched,
-        )  # fmt: skip
+        name = backends.current(self.device)
+        with on(self.device):
+            inputs, batched = self._inputs(x, state, lengths, reset)
+            output = sequence.forward(
+                self._network, backends.module(name), self._packed_for(name), inputs, save=False, call=None,
+                batch_first=self.batch_first and batched,
+            )  # fmt: skip
         return self._laid_out(output.y, batched), self._state(output.h_n, output.c_n, batched)
 
     def forward(
@@ -244,14 +281,17 @@ class Recurrent(Generic[S]):
             calling it again gives the same, with the parameters of this forward call. free=True gives the saved
             values back afterwards.
         """
-        inputs, batched = self._inputs(x, state, lengths, reset)
-        name = backends.current()
-        backend, packed = backends.module(name), self._packed_for(name)
-        call = None
-        if training:
-            call, self.calls = self.calls, self.calls + 1
-        time_last = self.batch_first and batched
-        output = sequence.forward(self._network, backend, packed, inputs, save=True, call=call, batch_first=time_last)
+        name, device = backends.current(self.device), self.device
+        with on(device):
+            inputs, batched = self._inputs(x, state, lengths, reset)
+            backend, packed = backends.module(name), self._packed_for(name)
+            call = None
+            if training:
+                call, self.calls = self.calls, self.calls + 1
+            time_last = self.batch_first and batched
+            output = sequence.forward(
+                self._network, backend, packed, inputs, save=True, call=call, batch_first=time_last
+            )
         passes: list[sequence.Pass] = output.passes
 
         def saved() -> list[sequence.Pass]:
@@ -267,8 +307,12 @@ class Recurrent(Generic[S]):
                 d_output=d_output, d_state=d_state, d_cells=d_cells, inputs=inputs, num_layers=self.num_layers,
                 output_width=output.y.shape[2], cells_width=self._network.num_directions * self.hidden_size,
                 cell_state=self._network.cell.cell_state, batched=batched, batch_first=self.batch_first,
+                where=device,
             )  # fmt: skip
-            grads = sequence.backward(self._network, backend, packed, inputs, saved(), *given, batch_first=time_last)
+            with on(device):
+                grads = sequence.backward(
+                    self._network, backend, packed, inputs, saved(), *given, batch_first=time_last
+                )
             if free:
                 passes.clear()
             return Gradients(
@@ -278,7 +322,8 @@ class Recurrent(Generic[S]):
         def cells() -> list[Array]:
             if not self._network.cell.cell_state:
                 raise AttributeError(f"cells: {type(self).__name__} has no cell state")
-            return [self._laid_out(c, batched) for c in sequence.cells(self._network, backend, packed, saved())]
+            with on(device):
+                return [self._laid_out(c, batched) for c in sequence.cells(self._network, backend, packed, saved())]
 
         return Forward._make(
             self._laid_out(output.y, batched), self._state(output.h_n, output.c_n, batched), backward, cells
@@ -295,8 +340,10 @@ class Recurrent(Generic[S]):
         """
         if self.bidirectional:
             raise ValueError("bidirectional: expected False for a stream (what is to come is unknown), got True")
-        name = backends.current()
-        return Stream(self._network, backends.module(name), self._packed_for(name), self.input_size, batch, self.dtype)
+        name = backends.current(self.device)
+        with on(self.device):
+            packed = self._packed_for(name)
+        return Stream(self._network, backends.module(name), packed, self.input_size, batch, self.dtype, self.device)
 
     def _inputs(self, x: object, state: object, lengths: object, reset: object) -> tuple[sequence.Inputs, bool]:
         network = self._network
@@ -304,7 +351,7 @@ class Recurrent(Generic[S]):
             x=x, state=state, lengths=lengths, reset=reset, input_size=self.input_size,
             states=self.num_layers * network.num_directions, output_size=network.output_size,
             hidden_size=self.hidden_size, cell_state=network.cell.cell_state, dtype=self.dtype,
-            batch_first=self.batch_first,
+            batch_first=self.batch_first, where=self.device,
         )  # fmt: skip
 
     def _names(self) -> list[tuple[str | None, ...]]:
@@ -347,13 +394,36 @@ class Recurrent(Generic[S]):
         defaults = {"num_layers": 1, "nonlinearity": "tanh", "bias": True, "batch_first": False, "dropout": 0.0,
                     "bidirectional": False, "proj_size": 0, "reset_after": True, "peephole": False,
                     "coupled": False, "recurrent": "full", "zoneout": 0.0, "recurrent_dropout": 0.0,
-                    "save": "gates", "dtype": "float32"}  # fmt: skip
+                    "save": "gates", "dtype": "float32", "device": "cpu"}  # fmt: skip
         shown += [
             f"{name}={'mask' if isinstance(value, np.ndarray) else repr(value)}"
             for name, default in defaults.items()
             if isinstance(value := self._arguments.get(name, default), np.ndarray) or value != default
         ]
         return f"{type(self).__name__}({', '.join(shown)})"
+
+
+def _blank(kind: Any) -> Any:
+    """A layer without anything, of a class or of a name in LAYERS."""
+    kind = LAYERS[kind] if isinstance(kind, str) else kind
+    return kind.__new__(kind)
+
+
+class _Copies(Mapping[str, Array]):
+    """A mapping that hands out copies of the arrays of another one."""
+
+    def __init__(self, arrays: Mapping[str, Array], device: str) -> None:
+        self._arrays, self._device = arrays, device
+
+    def __getitem__(self, name: str) -> Array:
+        with on(self._device):
+            return self._arrays[name].copy()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._arrays)
+
+    def __len__(self) -> int:
+        return len(self._arrays)
 
 
 def constructor_arguments(scope: dict[str, Any]) -> dict[str, Any]:
@@ -376,7 +446,8 @@ class LSTM(Recurrent[tuple[Array, Array]]):
         peephole: whether i, f and o see the cell state, through weight_p_l0 [3, H], rows i f o ("dense", a matrix
         instead, does not exist in this version). coupled: i = 1 - f; the gates are f g o, the peepholes' rows f o.
         forget_bias: v sets the forget part of bias_ih to v and of bias_hh to 0.
-        init: "uniform" (torch's), "xavier", "orthogonal", "identity". dtype: "float32" or "float64".
+        init: "uniform" (torch's), "xavier", "orthogonal", "identity". dtype: "float32" or "float64"; on a
+            GPU also "float16", "bfloat16". device: "cpu" or "cuda:N", which needs CuPy and takes its arrays.
         seed: 64-bit seed of the initial values and of the dropout masks; drawn at random if None.
         recurrent: "full"; "diagonal", weight_hh_l0 is then [4H] and each unit sees only itself; or a mask [H, H] of 0
         and 1 on U in every gate. Not with proj_size.

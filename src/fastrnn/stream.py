@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastrnn import validation
-from fastrnn.arrays import Array
+from fastrnn.arrays import Array, module_of, on
 from fastrnn.recurrence import Backend, Stepper
 from fastrnn.sequence import Network, zone
 
@@ -20,15 +20,18 @@ class Stream:
     """
 
     def __init__(
-        self, network: Network, backend: Backend, packed: list[Any], input_size: int, batch: int, dtype: str
-    ) -> None:
+        self, network: Network, backend: Backend, packed: list[Any], input_size: int, batch: int, dtype: str,
+        device: str,
+    ) -> None:  # fmt: skip
         validation.integer("batch", batch, 1)
-        self._network, self._dtype = network, np.dtype(dtype)
-        self._x = np.empty((batch, input_size), dtype)
+        self._network, self._dtype, self._device = network, np.dtype(dtype), device
         self._layers: list[Stepper] = []
-        for layer in packed:
-            source = self._layers[-1].y if self._layers else self._x
-            self._layers.append(backend.stepper(network.cell, layer, source, zone(np, network, dtype)))
+        xp = module_of(device)
+        with on(device):
+            self._x = xp.empty((batch, input_size), dtype)
+            for layer in packed:
+                source = self._layers[-1].y if self._layers else self._x
+                self._layers.append(backend.stepper(network.cell, layer, source, zone(xp, network, dtype)))
         self._open = True
 
     def __enter__(self) -> Stream:
@@ -42,9 +45,11 @@ class Stream:
     @property
     def state(self) -> Any:
         """A copy of the state, as the layer returns it: h [L, B, P]; for LSTM the pair (h, c)."""
-        h = np.stack([layer.h for layer in self._layers])
-        c = [layer.c for layer in self._layers if layer.c is not None]
-        return (h, np.stack(c)) if c else h
+        xp = module_of(self._device)
+        with on(self._device):
+            h = xp.stack([layer.h for layer in self._layers])
+            c = [layer.c for layer in self._layers if layer.c is not None]
+            return (h, xp.stack(c).astype(self._dtype, copy=False)) if c else h
 
     def set_state(self, state: Any) -> None:
         """Go on from this state, given as the layer returns it; None stands for zeros.
@@ -57,12 +62,13 @@ class Stream:
         network = self._network
         h, c = validation.pair(
             "state", "_0", state, network.num_layers, self._x.shape[0], network.output_size, network.hidden_size,
-            network.cell.cell_state, self._dtype, True,
+            network.cell.cell_state, self._dtype, True, self._device,
         )  # fmt: skip
-        for k, layer in enumerate(self._layers):
-            layer.h[...] = 0 if h is None else h[k]
-            if layer.c is not None:
-                layer.c[...] = 0 if c is None else c[k]
+        with on(self._device):
+            for k, layer in enumerate(self._layers):
+                layer.h[...] = 0 if h is None else h[k]
+                if layer.c is not None:
+                    layer.c[...] = 0 if c is None else c[k]
 
     def step(self, x: Array) -> Array:
         """Take one step.
@@ -77,9 +83,11 @@ class Stream:
             RuntimeError: the stream is closed. ShapeError, TypeError: x is not as expected.
         """
         self._check_open("step")
-        self._x[...] = validation.array("x", x, self._dtype, self._x.shape)
-        for layer in self._layers:
-            layer.step()
+        x = validation.array("x", x, self._dtype, self._x.shape, self._device)
+        with on(self._device):
+            self._x[...] = x
+            for layer in self._layers:
+                layer.step()
         y: Array = self._layers[-1].y
         return y
 

@@ -8,16 +8,20 @@ import numbers
 import re
 from collections.abc import Mapping, Sequence
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
-from fastrnn.arrays import Array, array_module, describe
+from fastrnn.arrays import Array, array_module, describe, index, module_of, to_device, to_host
 from fastrnn.errors import ShapeError
 from fastrnn.sequence import Inputs
 
-DTYPES = ("float32", "float64")
+DTYPES = {"cpu": ("float32", "float64"), "cuda": ("float32", "float64", "float16", "bfloat16")}
 INITS = ("uniform", "xavier", "orthogonal", "identity")
+# Options that the CUDA kernels do not have yet; each is refused by name on a GPU unless it has one of these values.
+ON_A_GPU: dict[str, tuple[Any, ...]] = {
+    "peephole": (False,), "recurrent": ("full",), "zoneout": (0.0, (0.0, 0.0)), "recurrent_dropout": (0.0,),
+}  # fmt: skip
 # Options of the public interface that no loop of this version has; each is refused by name unless it has this value.
 NOT_YET: dict[str, Any] = {
     "layer_norm": False,
@@ -53,7 +57,9 @@ def constructor(arguments: Mapping[str, Any]) -> dict[str, Any]:
             )
     plain["zoneout"] = zoneout(plain["zoneout"], "proj_size" in plain, plain.get("proj_size", 0))
     plain["recurrent"] = recurrent(plain["recurrent"], plain["hidden_size"], plain.get("proj_size", 0))
-    plain["dtype"] = dtype_name(plain["dtype"])
+    plain["device"] = device(plain["device"])
+    plain["dtype"] = dtype_name(plain["dtype"], where=plain["device"])
+    for_device(plain, plain["device"])
     choice("init", plain["init"], INITS)
     choice("save", plain["save"], ("gates", "recompute"))
     for name, supported in NOT_YET.items():
@@ -65,8 +71,15 @@ def constructor(arguments: Mapping[str, Any]) -> dict[str, Any]:
             raise ValueError(f"forget_bias: expected None with bias=False, got {plain['forget_bias']}")
     if plain["seed"] is not None:
         plain["seed"] = integer("seed", plain["seed"], 0, 2**64 - 1)
-    device(plain["device"])
     return plain
+
+
+def for_device(arguments: Mapping[str, Any], where: str) -> None:
+    """Refuse the options that the loop of this device does not have; a mask on U is weights of zero, so each has it."""
+    for name, allowed in ON_A_GPU.items() if where != "cpu" else ():
+        value = arguments.get(name, allowed[0])
+        if not isinstance(value, np.ndarray) and value not in allowed:
+            raise ValueError(f"{name}: expected {allowed[0]!r}, the only value on a GPU in this version, got {value!r}")
 
 
 def zoneout(value: object, cell_state: bool, proj_size: int) -> float | tuple[float, float]:
@@ -115,14 +128,21 @@ def only(name: str, value: object, supported: object) -> object:
     return supported
 
 
-def dtype_name(value: object, name: str = "dtype") -> str:
-    """Return the name of a layer's dtype, given by name, as a type or as np.dtype."""
+def dtype_name(value: object, name: str = "dtype", where: str = "cpu") -> str:
+    """Return the name of a layer's dtype, given by name, as a type or as np.dtype; `where` is the layer's device."""
+    kind, allowed = where.partition(":")[0], DTYPES[where.partition(":")[0]]
+    if value == "bfloat16" and "bfloat16" in allowed:
+        if importlib.util.find_spec("ml_dtypes") is None:
+            raise ImportError("dtype: 'bfloat16' needs ml_dtypes: pip install fastrnn[cuda12] or fastrnn[cuda13]")
+        import ml_dtypes  # noqa: F401  # gives NumPy this dtype
+
     try:
         native = None if value is None else np.dtype(value)  # type: ignore[call-overload]
     except TypeError:
         native = None
-    if native is None or not native.isnative or native.name not in DTYPES:
-        raise TypeError(f"{name}: expected one of {', '.join(DTYPES)} on the CPU, got {value!r}")
+    if native is None or not native.isnative or native.name not in allowed:
+        place = "the CPU" if kind == "cpu" else where
+        raise TypeError(f"{name}: expected one of {', '.join(allowed)} on {place}, got {value!r}")
     return str(native.name)
 
 
@@ -168,30 +188,52 @@ def choice(name: str, value: object, allowed: Sequence[str]) -> None:
         raise ValueError(f"{name}: expected one of {', '.join(map(repr, allowed))}, got {value!r}")
 
 
-def device(name: object) -> None:
-    """Check a device's name; this version has loops for the CPU only."""
+def device(name: object) -> str:
+    """Check a device's name and that the device is there; return the name with its number.
+
+    Raises:
+        ImportError: CuPy is missing. RuntimeError: CuPy finds no such GPU.
+    """
     if name == "cpu":
-        return
+        return "cpu"
     if not isinstance(name, str) or not re.fullmatch(r"cuda(:\d+)?", name):
         raise ValueError(f"device: expected 'cpu' or 'cuda:N', got {name!r}")
     if importlib.util.find_spec("cupy") is None:
         raise ImportError(f"device: {name!r} needs CuPy: pip install fastrnn[cuda12] or fastrnn[cuda13]")
-    raise RuntimeError(f"device: {name!r} needs CUDA kernels, and this version has none yet; expected 'cpu'")
+    number, reason = name.partition(":")[2], ""
+    if not (number.isdecimal() or name == "cuda"):
+        raise ValueError(f"device: expected 'cpu' or 'cuda:N', got {name!r}")
+    try:
+        count = module_of(name).cuda.runtime.getDeviceCount()
+    except Exception as error:  # an absent driver shows as any of several classes, some of them CuPy's own
+        count, reason = 0, f" ({error})"
+    if index(name) >= count:
+        raise RuntimeError(f"device: {name!r} needs a GPU of that number, and CuPy finds {count or 'none'}{reason}")
+    return f"cuda:{index(name)}"
 
 
-def array(name: str, value: object, dtype: object, shape: Sequence[int | str]) -> Array:
-    """Check that `value` is a NumPy array of this dtype and shape; a letter in `shape` stands for any size."""
+def array(name: str, value: object, dtype: object, shape: Sequence[int | str], where: str = "cpu") -> Array:
+    """Check that `value` is an array of this dtype and shape on the device `where`; a letter stands for any size."""
     if isinstance(value, np.memmap):
         value = np.asarray(value)
-    if type(value) is np.ndarray and value.dtype == dtype and _has_shape(value, shape):
-        return value
+    ours = type(value) is np.ndarray if where == "cpu" else _is_on(value, where)
+    if ours and value.dtype == dtype and _has_shape(value, shape):  # type: ignore[attr-defined,arg-type]
+        return cast(Array, value)
     expected = f"{name}: expected [{', '.join(map(str, shape))}] {np.dtype(dtype).name}"  # type: ignore[call-overload]
-    if type(value) is not np.ndarray:  # a masked array's mask or a matrix's algebra would be lost without a word
-        where = "a CuPy array on a layer of the CPU: " if array_module(value) not in (None, np) else ""
-        where += f"{type(value).__name__} " if isinstance(value, np.ndarray) else ""
-        raise TypeError(f"{expected} as a NumPy array, got {where}{describe(value)}")
-    wrong = TypeError if _has_shape(value, shape) else ShapeError
+    if not ours:  # on the CPU too: a masked array's mask or a matrix's algebra would be lost without a word
+        library, kind = array_module(value), "a NumPy array" if where == "cpu" else f"a CuPy array on {where}"
+        came = f"{type(value).__name__} " if isinstance(value, np.ndarray) else ""
+        if library not in (None, np):
+            came = f"a CuPy array on a layer of {'the CPU' if where == 'cpu' else 'another GPU'}: "
+        raise TypeError(f"{expected} as {kind}, got {came}{describe(value)}")
+    wrong = TypeError if _has_shape(cast(Array, value), shape) else ShapeError
     raise wrong(f"{expected}, got {describe(value)}")
+
+
+def _is_on(value: object, where: str) -> bool:
+    """Whether `value` is an array of this GPU."""
+    library = array_module(value)
+    return library not in (None, np) and value.device.id == index(where)  # type: ignore[attr-defined]
 
 
 def beside(name: str, value: object, shape: tuple[int | None, ...], like: Array, lead: str = "") -> ModuleType:
@@ -238,27 +280,28 @@ def _has_shape(value: Array, shape: Sequence[int | str]) -> bool:
 
 def call(
     *, x: object, state: object, lengths: object, reset: object, input_size: int, states: int, output_size: int,
-    hidden_size: int, cell_state: bool, dtype: object, batch_first: bool,
+    hidden_size: int, cell_state: bool, dtype: object, batch_first: bool, where: str = "cpu",
 ) -> tuple[Inputs, bool]:  # fmt: skip
     """Check the arguments of a call and return them time first and batched, and whether they were batched."""
     batched = getattr(x, "ndim", 3) != 2
     letters = ("B", "T") if batch_first else ("T", "B")
-    x = array("x", x, dtype, (*letters, input_size) if batched else ("T", input_size))
+    x = array("x", x, dtype, (*letters, input_size) if batched else ("T", input_size), where)
     x = x[:, None] if not batched else x.transpose(1, 0, 2) if batch_first else x
     steps, batch = x.shape[:2]
-    h0, c0 = pair("state", "_0", state, states, batch, output_size, hidden_size, cell_state, dtype, batched)
-    h0 = np.zeros((states, batch, output_size), x.dtype) if h0 is None else h0
+    h0, c0 = pair("state", "_0", state, states, batch, output_size, hidden_size, cell_state, dtype, batched, where)
+    xp = module_of(where)
+    h0 = xp.zeros((states, batch, output_size), x.dtype) if h0 is None else h0
     if cell_state and c0 is None:
-        c0 = np.zeros((states, batch, hidden_size), x.dtype)
+        c0 = xp.zeros((states, batch, hidden_size), x.dtype)
     if lengths is not None and not batched:
         raise ValueError(f"lengths: expected None with unbatched x [T, {input_size}], got {describe(lengths)}")
-    checked = None if lengths is None else _lengths(lengths, steps, batch)
-    return Inputs(x, h0, c0, checked, _reset(reset, steps, batch, batched, batch_first)), batched
+    checked = None if lengths is None else to_device(_lengths(lengths, steps, batch), where)
+    return Inputs(x, h0, c0, checked, _reset(reset, steps, batch, batched, batch_first, where)), batched
 
 
 def pair(
     what: str, suffix: str, state: object, states: int, batch: int, output_size: int, hidden_size: int,
-    cell_state: bool, dtype: object, batched: bool,
+    cell_state: bool, dtype: object, batched: bool, where: str = "cpu",
 ) -> tuple[Array | None, Array | None]:  # fmt: skip
     """Check a state, or the gradient of one; return (h, c) as [L*D, B, P] and [L*D, B, H], None where not given.
 
@@ -272,14 +315,16 @@ def pair(
     middle = (batch,) if batched else ()
     result: list[Array | None] = []
     for name, part, width in (("h", parts[0], output_size), ("c", parts[1], hidden_size)):
-        checked = None if part is None else array(f"{what} {name}{suffix}", part, dtype, (states, *middle, width))
+        checked = (
+            None if part is None else array(f"{what} {name}{suffix}", part, dtype, (states, *middle, width), where)
+        )
         result.append(checked if checked is None or batched else checked[:, None])
     return result[0], result[1]
 
 
 def _lengths(lengths: object, steps: int, batch: int) -> Array:
     try:
-        values = np.asarray(lengths)
+        values = np.asarray(lengths if array_module(lengths) is None else to_host(lengths))
     except (TypeError, ValueError) as error:
         raise TypeError(f"lengths: expected [{batch}] integers, got {describe(lengths)}") from error
     if values.shape != (batch,):
@@ -292,19 +337,19 @@ def _lengths(lengths: object, steps: int, batch: int) -> Array:
     return values.astype(np.int64)
 
 
-def _reset(reset: object, steps: int, batch: int, batched: bool, batch_first: bool) -> Array | None:
+def _reset(reset: object, steps: int, batch: int, batched: bool, batch_first: bool, where: str) -> Array | None:
     """Reset as [T, B]."""
     if reset is None:
         return None
     if not batched:
-        return array("reset", reset, np.bool_, (steps,))[:, None]
-    checked = array("reset", reset, np.bool_, (batch, steps) if batch_first else (steps, batch))
+        return array("reset", reset, np.bool_, (steps,), where)[:, None]
+    checked = array("reset", reset, np.bool_, (batch, steps) if batch_first else (steps, batch), where)
     return checked.T if batch_first else checked
 
 
 def gradients(
     *, d_output: object, d_state: object, d_cells: object, inputs: Inputs, num_layers: int, output_width: int,
-    cells_width: int, cell_state: bool, batched: bool, batch_first: bool,
+    cells_width: int, cell_state: bool, batched: bool, batch_first: bool, where: str = "cpu",
 ) -> tuple[Array | None, Array | None, Array | None, list[Array | None] | None]:  # fmt: skip
     """Check the arguments of a backward call; return dy, dh_n, dc_n and dcells time first and batched."""
     steps, batch = inputs.x.shape[:2]
@@ -313,14 +358,16 @@ def gradients(
         if value is None:
             return None
         if not batched:
-            return array(name, value, inputs.x.dtype, (steps, width))[:, None]
+            return array(name, value, inputs.x.dtype, (steps, width), where)[:, None]
         shape = (batch, steps, width) if batch_first else (steps, batch, width)
-        checked = array(name, value, inputs.x.dtype, shape)
+        checked = array(name, value, inputs.x.dtype, shape, where)
         return checked.transpose(1, 0, 2) if batch_first else checked
 
     hidden = 0 if inputs.c0 is None else inputs.c0.shape[2]
     states, _, output = inputs.h0.shape
-    dh_n, dc_n = pair("d_state", "_n", d_state, states, batch, output, hidden, cell_state, inputs.x.dtype, batched)
+    dh_n, dc_n = pair(
+        "d_state", "_n", d_state, states, batch, output, hidden, cell_state, inputs.x.dtype, batched, where
+    )
     dcells = None
     if d_cells is not None:
         if not cell_state:
@@ -333,10 +380,12 @@ def gradients(
     return over_time("d_output", d_output, output_width), dh_n, dc_n, dcells
 
 
-def parameters(given: object, expected: Mapping[str, Array], *, partial: bool, what: str) -> dict[str, Array]:
+def parameters(
+    given: object, expected: Mapping[str, Array], *, partial: bool, what: str, where: str = "cpu"
+) -> dict[str, Array]:
     """Check parameters by name, all before any is used; return fresh contiguous copies.
 
-    partial: whether names may be missing. `what` names the argument in messages.
+    partial: whether names may be missing. `what` names the argument in messages. where: the layer's device.
     """
     if not isinstance(given, Mapping):
         raise TypeError(f"{what}: expected a mapping of parameter names to arrays, got {describe(given)}")
@@ -349,10 +398,14 @@ def parameters(given: object, expected: Mapping[str, Array], *, partial: bool, w
                 f"{kind} {', '.join(names)}" for kind, names in (("unknown", unknown), ("no", missing)) if names
             )
         )
-    return {
-        name: array(name, _from_foreign(name, value), expected[name].dtype, expected[name].shape).copy(order="C")
-        for name, value in given.items()
-    }
+    return {name: _parameter(name, _from_foreign(name, value), expected[name], where) for name, value in given.items()}
+
+
+def _parameter(name: str, value: object, expected: Array, where: str) -> Array:
+    """A fresh contiguous copy on the device `where`, which a NumPy array may be brought to."""
+    place = "cpu" if isinstance(value, np.ndarray) else where
+    copy: Array = array(name, value, expected.dtype, expected.shape, place).copy(order="C")
+    return to_device(copy, where)
 
 
 def _from_foreign(name: str, value: object) -> object:

@@ -66,6 +66,8 @@ class Cell:
     unit_parameters: N, the rows of `weight_p`; 0 where the cell has none, p is then None.
     numba: (module, name) of the Numba rendering, see fastrnn.cpu.cells; None without one, and the CPU backend then
         refuses the cell.
+    cuda: (file, struct) of the CUDA rendering, see csrc/cells/cell.cuh; None likewise. saved: V, the number of values
+        that its step saves.
     """
 
     name: str
@@ -73,6 +75,8 @@ class Cell:
     forward: Forward
     backward: Backward
     numba: tuple[str, str] | None = None
+    cuda: tuple[str, str] | None = None
+    saved: int = 0
     cell_state: bool = False
     separate: tuple[str, ...] = ()
     unit_parameters: int = 0

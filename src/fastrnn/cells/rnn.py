@@ -29,7 +29,10 @@ def _cell(
         return StepGradient(da, da, None, None)
 
     prefix = name.removeprefix("rnn_")
-    return Cell(f"rnn_{prefix}", ("h",), forward, backward, numba=("fastrnn.cpu.cells.rnn", prefix.upper()))
+    return Cell(
+        f"rnn_{prefix}", ("h",), forward, backward, numba=("fastrnn.cpu.cells.rnn", prefix.upper()),
+        cuda=("rnn", f"Rnn{prefix.title()}"), saved=0,
+    )  # fmt: skip
 
 
 RNN_TANH = _cell("rnn_tanh", lambda xp, a: xp.tanh(a), lambda xp, h: 1 - h * h)

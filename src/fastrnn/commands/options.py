@@ -22,13 +22,18 @@ def prepare(device: str, threads: int | None, *outputs: Path) -> None:
     """Refuse what cannot be done before anything is computed, and set the number of threads.
 
     Raises:
-        ValueError, ImportError, RuntimeError: a device or number of threads that there is not.
+        ValueError, ImportError: a device or number of threads that there is not, or a GPU, which the models cannot use.
         OSError: an output that could not be written.
     """
     import fastrnn
     from fastrnn import validation
 
-    validation.device(device)
+    try:
+        where = validation.device(device)
+    except RuntimeError as error:  # no such GPU: bad input here
+        raise ValueError(str(error)) from error
+    if where != "cpu":
+        raise ValueError(f"device: expected 'cpu', where the models of this version compute, got {device!r}")
     if threads is not None:
         fastrnn.set_num_threads(threads)
     for path in outputs:

@@ -132,7 +132,7 @@ class Packed:
 
     def of(self, weight: Array) -> Plain:
         """Return the products of the backend in use for a weight [M, K]."""
-        backend = backends.current()
+        backend = backends.current() if array_module(weight) is np else ""  # CuPy has one kind of products
         if backend not in self._products or self._products[backend].weight is not weight:
             self._products[backend] = of(weight)
         return self._products[backend]

@@ -1,0 +1,34 @@
+# Every variant of the kernels as a cubin for every chip of FASTRNN_CUDA_ARCHS, installed where fastrnn looks for it.
+# Needs nvcc, and a Python with NumPy, which lists the variants (fastrnn/cuda/source.py). The options are CuPy's.
+find_program(FASTRNN_NVCC nvcc HINTS ENV CUDA_HOME ENV CUDA_PATH PATH_SUFFIXES bin)
+if(NOT FASTRNN_NVCC)
+  message(FATAL_ERROR "FASTRNN_CUDA_ARCHS: compiling ahead of time needs nvcc, which was not found")
+endif()
+find_package(Python REQUIRED COMPONENTS Interpreter)
+
+set(sources "${CMAKE_BINARY_DIR}/cubin_sources")
+file(REMOVE_RECURSE "${sources}")
+execute_process(
+  COMMAND "${CMAKE_COMMAND}" -E env "PYTHONPATH=${CMAKE_SOURCE_DIR}/src"
+          "${Python_EXECUTABLE}" -m fastrnn.cuda.source "${sources}" ${FASTRNN_CUDA_ARCHS}
+  RESULT_VARIABLE failed)
+if(failed)
+  message(FATAL_ERROR "FASTRNN_CUDA_ARCHS: the sources could not be listed with ${Python_EXECUTABLE}")
+endif()
+
+file(GLOB listed "${sources}/*.cu")
+set(cubins "")
+foreach(source IN LISTS listed)
+  get_filename_component(name "${source}" NAME_WLE) # VARIANT-HASH.sm_90.cubin
+  string(REGEX REPLACE ".*\\.(sm_[0-9]+)\\.cubin$" "\\1" chip "${name}")
+  set(target "${CMAKE_BINARY_DIR}/cubins/${name}")
+  add_custom_command(
+    OUTPUT "${target}"
+    COMMAND "${CMAKE_COMMAND}" -E make_directory "${CMAKE_BINARY_DIR}/cubins"
+    COMMAND "${FASTRNN_NVCC}" -cubin "-arch=${chip}" --std=c++17 -ftz=true -o "${target}" "${source}"
+    DEPENDS "${source}"
+    VERBATIM)
+  list(APPEND cubins "${target}")
+endforeach()
+add_custom_target(fastrnn_cubins ALL DEPENDS ${cubins})
+install(FILES ${cubins} DESTINATION fastrnn/csrc/cubins)

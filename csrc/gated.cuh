@@ -1,0 +1,60 @@
+// The two extra kernels of a cell with a second recurrent product, of a gated state (GRU, reset before the product):
+// one between the two products forward, one between the two products backward. Conventions as in step.cuh.
+#pragma once
+#include "step.cuh"
+
+// The gated state s of step t, zero on padding. Moves 4s per element.
+KERNEL gate_forward(
+    const S* ax,           // [B, G, H]
+    const S* ah,           // [B, G - 1, H]
+    const A* bias,         // [G, H] or null
+    const S* h_prev,       // [B, H]
+    const int64* lengths,  // [B] or null
+    const bool* clear,     // [B] of step t, or null
+    S* s,                  // [B, H]
+    int64 t, int64 B, int64 H) {
+  FOR_EACH_ROW(b, B) {
+    const bool reads = exists(lengths, b, t) && !is_set(clear, b);
+    FOR_EACH_UNIT(u, H) {
+      A from_x[W], from_h[W], hp[W], add[W], out[W];
+      fill(add, A(0)), fill(out, A(0));
+      if (reads) {
+        load<W>(ax + b * Cell::gates * H + u, from_x);
+        load<W>(gate_of(ah, ah, b, 0, H) + u, from_h);
+        load<W>(h_prev + b * H + u, hp);
+        if (bias) load<W>(bias + u, add);
+        for (int k = 0; k < W; ++k) out[k] = Cell::gate(from_x[k] + add[k], from_h[k], hp[k]);
+      }
+      store<W>(s + b * H + u, out);
+    }
+  }
+}
+
+// Gate 0's gradient and the rest of the direct path, once the gradient of the gated state is known.
+// Moves 4s + 2a per element.
+KERNEL gate_backward(
+    const S* ds,           // [B, H]
+    const S* saved,        // [B, V, H]
+    const S* h_prev,       // [B, H]
+    const int64* lengths,  // [B] or null
+    const bool* clear,     // [B] of step t, or null
+    A* direct,             // [B, H] in and out
+    S* dah,                // [B, G - 1, H]: gate 0 is written
+    int64 t, int64 B, int64 H) {
+  FOR_EACH_ROW(b, B) {
+    if (!exists(lengths, b, t) || is_set(clear, b)) continue;  // step_backward wrote the zero already
+    FOR_EACH_UNIT(u, H) {
+      const int64 at = b * H + u;
+      A grad[W], r[W], hp[W], da[W], path[W];
+      load<W>(ds + at, grad), load<W>(saved + b * Cell::saved * H + u, r), load<W>(h_prev + at, hp);
+      load<W>(direct + at, path);
+      for (int k = 0; k < W; ++k) {
+        A dh;
+        Cell::gate_backward(r[k], hp[k], grad[k], da[k], dh);
+        path[k] += dh;
+      }
+      store<W>(direct + at, path);
+      store<W>(gate_of(dah, dah, b, 0, H) + u, da);
+    }
+  }
+}

@@ -1,0 +1,37 @@
+// Everything that differs between a GPU and the host compiler that runs the same kernels in the tests (csrc/host/): the
+// 16-bit conversions, and `touch`, which tells the host's checker of every access. Nothing else in csrc/ may ask where
+// it runs. No header of the CUDA toolkit is needed, so NVRTC compiles the kernels with no include path.
+#pragma once
+
+using int64 = long long;
+
+struct Half { unsigned short bits; };
+struct BFloat16 { unsigned short bits; };
+
+#ifdef FASTRNN_HOST
+
+template <> struct host::Code<Half> { static constexpr char letter = 'e'; };
+template <> struct host::Code<BFloat16> { static constexpr char letter = 'E'; };
+inline float widen(Half x) { return host::from_half(x.bits); }
+inline float widen(BFloat16 x) { return host::from_bfloat16(x.bits); }
+inline void narrow(float x, Half& out) { out.bits = host::to_half(x); }
+inline void narrow(float x, BFloat16& out) { out.bits = host::to_bfloat16(x); }
+inline void touch(const void* p, int bytes, bool write) { host::touch(p, bytes, write); }
+
+#else
+
+__device__ __forceinline__ float widen(Half x) {
+  float out;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(out) : "h"(x.bits));
+  return out;
+}
+__device__ __forceinline__ float widen(BFloat16 x) { return __uint_as_float(static_cast<unsigned>(x.bits) << 16); }
+__device__ __forceinline__ void narrow(float x, Half& out) { asm("cvt.rn.f16.f32 %0, %1;" : "=h"(out.bits) : "f"(x)); }
+// Round to nearest even by integer arithmetic: the instruction for it needs sm_90 for a single value.
+__device__ __forceinline__ void narrow(float x, BFloat16& out) {
+  const unsigned bits = __float_as_uint(x);
+  out.bits = x != x ? 0x7fff : (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+}
+__device__ __forceinline__ void touch(const void*, int, bool) {}
+
+#endif

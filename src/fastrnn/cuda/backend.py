@@ -1,0 +1,79 @@
+"""The CUDA backend: csrc/ compiled by NVRTC through CuPy, matrix products by cuBLAS; see fastrnn.recurrence.
+
+Everything runs on CuPy's current device and stream and in its memory pool, and nothing waits for the device.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+import cupy
+import numpy as np
+
+from fastrnn.arrays import Array, zeroed
+from fastrnn.cells import Cell
+from fastrnn.cuda import kernels, places
+from fastrnn.cuda.backward import recur_backward
+from fastrnn.cuda.forward import Saved, States, allocate, forward_steps, input_product, scratch, set_initial
+from fastrnn.cuda.packed import Packed, pack
+from fastrnn.cuda.stepper import Stepper
+from fastrnn.philox import MASK
+from fastrnn.recurrence import Final, Run, Zone
+
+__all__ = ["cells", "pack", "random_words", "recur_backward", "recur_forward", "stepper"]
+
+
+def recur_forward(cell: Cell, packed: Packed, run: Run, save: bool) -> Final:
+    """Run the recurrence; see fastrnn.recurrence."""
+    assert run.keep is None, "refused before"
+    assert run.zone is None, "refused before"
+    steps, batch = run.x.shape[:2]
+    taken = places.take(cell, packed, run, save)
+    if taken is None:
+        states, into = allocate(cell, packed, steps, batch, save), scratch(packed, steps, batch)
+        set_initial(run, states)
+        input_product(packed, run.x, into)
+        forward_steps(cell, packed, run, states, into)
+        return Final(*_end(run, states), Saved(states, None) if save else None)
+    key, place = taken
+    set_initial(run, place.states)
+    input_product(packed, run.x, place.scratch)
+    place.forward(packed, run)
+    if save:
+        return Final(*_end(run, place.states), places.until_dropped(key, place))
+    h_n, c_n = _end(run, place.states)
+    final = Final(h_n.copy(), None if c_n is None else c_n.copy(), None)
+    places.give_back(key, place)
+    return final
+
+
+def _end(run: Run, states: States) -> tuple[Array, Array | None]:
+    """The state after the last step, where it is."""
+    last = (0 if run.reverse else run.x.shape[0]) % states.hs.shape[0]
+    return states.hs[last], None if states.cs is None else states.cs[last]
+
+
+def cells(cell: Cell, packed: Packed, run: Run, saved: Saved) -> Array:
+    """c after every step [T, B, H], zero past the end."""
+    steps, cs = run.x.shape[0], saved.states.cs
+    assert cs is not None, "asked for cells that have a cell state only"
+    c: Array = (cs[:steps] if run.reverse else cs[1:]).astype(packed.dtype)  # a copy
+    if run.lengths is None:
+        return c
+    return zeroed(c, (cupy.arange(steps)[:, None] >= run.lengths)[..., None])
+
+
+def stepper(cell: Cell, packed: Packed, x: Array, zone: Zone | None) -> Stepper:
+    """One layer of a stream that reads x [B, I]."""
+    assert zone is None, "refused before"
+    return Stepper(cell, packed, x)
+
+
+def random_words(xp: ModuleType, seed: int, counter: tuple[int, int, int], count: int) -> Array:
+    """`count` random 32-bit words; see fastrnn.philox."""
+    words: Array = xp.empty(count, np.uint32)
+    if count:
+        key, prefix = np.uint64(seed), [np.uint32(value & MASK) for value in counter]
+        kernel = kernels.load_masks(cupy.cuda.Device().id)
+        kernel.launch("random_words", 1, count, words, key, *prefix, count)
+    return words

@@ -1,0 +1,195 @@
+"""The step plan backward: the same loop turned round, then the products over all T*B by cuBLAS; see csrc/step.cuh."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import cupy as xp
+
+from fastrnn.arrays import Array, zeroed
+from fastrnn.cells import Cell
+from fastrnn.cuda import kernels
+from fastrnn.cuda.forward import Saved, States, rows
+from fastrnn.cuda.graphs import caller_captures
+from fastrnn.cuda.packed import Packed, computed_in
+from fastrnn.recurrence import Columns, Given, Initial, Run, Weights
+
+
+class PreActivations(NamedTuple):
+    """Gradients of all pre-activations, zero on padding; dah_last holds the last gate's, apart, for gated cells."""
+
+    dax: Array  # [T, B, G, H]; the same array as dah but for cells with a separate gate
+    dah: Array  # [T, B, G, H]; gated cells [T, B, G-1, H]
+    dah_last: Array | None  # gated cells [T, B, H]
+    dproj: Array | None  # [T, B, P], gradient of the projection's output
+
+
+class Backward(NamedTuple):
+    """The memory of one backward pass; direct and dc go from the gradient of the final state to that of the initial."""
+
+    dy: Array | None  # [T, B, P], neighbouring units side by side
+    dcells: Array | None  # [T, B, H], likewise
+    direct: Array  # [B, P] in the dtype of registers: the direct path of dh
+    dc: Array | None  # [B, H] in the dtype of registers
+    d: PreActivations
+    dh0: Array  # [B, P]
+    product: Array  # [B, P]
+    ds: Array  # [B, H], gradient of the gated state or of the projection's input
+
+    def take(self, given: Given) -> None:
+        """Start from these gradients; those over time only where they stand elsewhere."""
+        for mine, arriving in ((self.direct, given.h_n), (self.dc, given.c_n)):
+            if mine is not None:
+                mine[...] = 0 if arriving is None else arriving
+        for over_time, columns in ((self.dy, given.y), (self.dcells, given.cells)):
+            if over_time is not None and columns is not None:
+                over_time[...] = columns.view
+
+
+def allocate(cell: Cell, packed: Packed, steps: int, batch: int, dy: Array | None, dcells: Array | None) -> Backward:
+    """Return uninitialised memory for a backward pass that reads dy and dcells where they are."""
+    gates, hidden, output, dtype = packed.gates, packed.hidden, packed.output, packed.dtype
+    compute = computed_in(dtype)
+
+    def empty(*shape: int) -> Array:
+        array: Array = xp.empty((steps, batch, *shape), dtype)
+        return array
+
+    dah = empty(gates - (cell.gated is not None), hidden)
+    d = PreActivations(
+        empty(gates, hidden) if cell.separate else dah, dah, empty(hidden) if cell.gated else None,
+        empty(output) if packed.hr is not None else None,
+    )  # fmt: skip
+    return Backward(
+        dy, dcells,
+        xp.empty((batch, output), compute), xp.empty((batch, hidden), compute) if cell.cell_state else None, d,
+        xp.empty((batch, output), dtype), xp.empty((batch, output), dtype), xp.empty((batch, hidden), dtype),
+    )  # fmt: skip
+
+
+def recur_backward(
+    cell: Cell, packed: Packed, run: Run, saved: Saved, given: Given, dx: Array, accumulate: bool
+) -> Initial:
+    """Back-propagate through time, then over all T*B at once; see fastrnn.recurrence."""
+    if saved.place is not None and not caller_captures():
+        with saved.place.lock:
+            return _finish(packed, run, saved.states, saved.place.backward(given), dx, accumulate)
+    steps, batch = run.x.shape[:2]
+    memory = allocate(cell, packed, steps, batch, _over_time(given.y), _over_time(given.cells))
+    memory.take(given._replace(y=None, cells=None))
+    backward_steps(cell, packed, run, saved.states, memory)
+    return _finish(packed, run, saved.states, memory, dx, accumulate)
+
+
+def _over_time(columns: Columns | None) -> Array | None:
+    """A gradient [T, B, width] with neighbouring units side by side, as the kernels need them."""
+    if columns is None:
+        return None
+    view = columns.view
+    side_by_side = view.strides[2] == view.itemsize and not any(n % view.itemsize for n in view.strides)
+    array: Array = view if side_by_side else xp.ascontiguousarray(view)
+    return array
+
+
+def backward_steps(cell: Cell, packed: Packed, run: Run, states: States, memory: Backward) -> None:
+    """Write the gradients of all pre-activations and of the initial state.
+
+    Nothing in here waits for the device, and nothing allocates.
+    """
+    dy, dcells, direct, dc, d, dh0, product, ds = memory
+    batch, hidden, output = dh0.shape[0], packed.hidden, packed.output
+    if run.x.shape[0] * batch == 0:
+        dh0[...] = direct
+        return
+    k = kernels.load(cell, packed.dtype, batch, (hidden, output), (dy, dcells))
+    later: int | None = None
+    for t in list(run.steps())[::-1]:
+        before, after = states.slots(t, run.reverse)
+        clear, clear_later = (None if run.clear is None or at is None else run.clear[at] for at in (t, later))
+        c_prev, c = (None, None) if states.cs is None else (states.cs[before], states.cs[after])
+        arriving = (None if later is None else product, run.lengths, clear_later)
+        dm = None
+        if d.dproj is not None:
+            k.launch(
+                "project_backward", batch, output, *arriving, *_row(dy, t), direct, d.dproj[t], t, later or 0, batch,
+                output,
+            )  # fmt: skip
+            dm = xp.matmul(d.dproj[t], packed.hr, out=ds)
+        dah_last = None if d.dah_last is None else d.dah_last[t]
+        saved = None if states.gates is None else states.gates[t]
+        k.launch(
+            "step_backward", batch, hidden, saved, states.hs[before], c_prev, states.hs[after], c, run.lengths, clear,
+            clear_later, *_row(dy if dm is None else None, t), *_row(dcells, t), arriving[0] if dm is None else None,
+            dm, direct if dm is None else None, dc, d.dax[t] if cell.separate else None, d.dah[t], dah_last, t,
+            later or 0, batch, hidden,
+        )  # fmt: skip
+        if dah_last is not None:
+            xp.matmul(dah_last, packed.last, out=ds)
+            k.launch(
+                "gate_backward", batch, hidden, ds, saved, states.hs[before], run.lengths, clear, direct, d.dah[t], t,
+                batch, hidden,
+            )  # fmt: skip
+        xp.matmul(d.dah[t].reshape(batch, -1), packed.first, out=product)
+        later = t
+    clear_later = None if run.clear is None else run.clear[later]
+    k.launch("initial_backward", batch, output, direct, product, run.lengths, clear_later, dh0, later, batch, output)
+
+
+def _row(array: Array | None, t: int) -> tuple[Array | None, int]:
+    """Step t of an array [T, B, width] and the distance of its rows, or a null pointer."""
+    return (None, 0) if array is None else (array[t], array.strides[1] // array.itemsize)
+
+
+def _finish(packed: Packed, run: Run, states: States, memory: Backward, dx: Array, accumulate: bool) -> Initial:
+    """Write or add to dx; return the gradients of the initial state, the weights and the biases, as copies."""
+    c0 = None if memory.dc is None else memory.dc.astype(packed.dtype)  # a copy
+    return Initial(memory.dh0.copy(), c0, _after_loop(packed, run, states, memory.d, dx, accumulate))
+
+
+def _after_loop(packed: Packed, run: Run, states: States, d: PreActivations, dx: Array, accumulate: bool) -> Weights:
+    """Write or add to dx; return the gradients of the weights and biases."""
+    steps = run.x.shape[0]
+    padding = None if run.lengths is None else xp.arange(steps)[:, None] >= run.lengths
+    x = rows(_without(run.x, padding))
+    h_prev = rows(_without(states.hs[1:] if run.reverse else states.hs[:steps], run.clear))
+    split = packed.first.shape[0]
+    dax = [rows(d.dax)] if d.dah_last is None else [rows(d.dah), rows(d.dah_last)]
+    dah = [rows(d.dah)] if d.dah_last is None else dax
+    inputs = [h_prev] if states.s is None else [h_prev, rows(states.s)]
+    _input_gradient(packed, dax, split, padding, dx, accumulate)
+    return Weights(
+        _join([xp.matmul(da.T, x) for da in dax]),
+        _join([xp.matmul(da.T, a) for da, a in zip(dah, inputs, strict=True)]),
+        None if packed.bias is None else _join([_sum(da) for da in dax]),
+        None if packed.bias is None else _join([_sum(da) for da in dah]),
+        None if d.dproj is None or states.m is None else xp.matmul(rows(d.dproj).T, rows(states.m)),
+    )
+
+
+def _join(parts: list[Array]) -> Array:
+    joined: Array = parts[0] if len(parts) == 1 else xp.concatenate(parts)
+    return joined
+
+
+def _sum(da: Array) -> Array:
+    """The sum over T*B, taken in the dtype of registers."""
+    total: Array = da.sum(0, dtype=computed_in(da.dtype)).astype(da.dtype)
+    return total
+
+
+def _without(a: Array, mask: Array | None) -> Array:
+    """[T, B, width] with zeros where mask [T, B] is set, whatever stands there; `a` itself is left as it is."""
+    if mask is None:
+        return a
+    return zeroed(a, mask[..., None])
+
+
+def _input_gradient(
+    packed: Packed, dax: list[Array], split: int, padding: Array | None, dx: Array, accumulate: bool
+) -> None:
+    """dx = dax W over all T*B, exactly zero on padding."""
+    product = xp.matmul(dax[0], packed.ih[:split])
+    if len(dax) > 1:
+        product += xp.matmul(dax[1], packed.ih[split:])
+    product = _without(product.reshape(dx.shape), padding)
+    dx[...] = dx + product if accumulate else product

@@ -1,0 +1,136 @@
+"""The step plan forward: for every step one recurrent product by cuBLAS and one fused kernel, see csrc/step.cuh."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import cupy as xp
+
+from fastrnn.arrays import Array
+from fastrnn.cells import Cell
+from fastrnn.cuda import kernels
+from fastrnn.cuda.packed import Packed, computed_in
+from fastrnn.recurrence import Run
+
+if TYPE_CHECKING:
+    from fastrnn.cuda.places import Place
+
+
+class States(NamedTuple):
+    """What the forward pass writes.
+
+    hs and cs hold the state before and after every step: slot t and t + 1, in the reverse direction t + 1 and t. A
+    pass that saves nothing has two slots, used in turn, and one step's worth of the others.
+    """
+
+    hs: Array  # [T+1, B, P]
+    cs: Array | None  # [T+1, B, H]
+    gates: Array | None  # [T, B, V, H]
+    m: Array | None  # [T, B, H], input of the projection
+    s: Array | None  # [T, B, H], gated state
+
+    def slots(self, t: int, reverse: bool) -> tuple[int, int]:
+        """Return where the state before and after step t is."""
+        count = self.hs.shape[0]
+        return (t + reverse) % count, (t + 1 - reverse) % count
+
+
+@dataclass(frozen=True, eq=False)
+class Saved:
+    """What the backward pass needs."""
+
+    states: States
+    place: Place | None  # whose memory the states are, in a pass that was replayed
+
+
+class Scratch(NamedTuple):
+    """Where the products of one pass go."""
+
+    ax: Array  # [T, B, G*H]
+    ah: Array  # [B, G*H]; gated cells [B, (G-1)*H]
+    ah_last: Array | None  # gated cells [B, H]
+    product: Array | None  # [B, P], the projection
+
+
+def rows(a: Array) -> Array:
+    """[T, B, ...] as a contiguous matrix [T*B, ...]."""
+    flat: Array = xp.ascontiguousarray(a).reshape(a.shape[0] * a.shape[1], math.prod(a.shape[2:]))
+    return flat
+
+
+def allocate(cell: Cell, packed: Packed, steps: int, batch: int, save: bool) -> States:
+    """Return uninitialised arrays for a pass over `steps` steps; without `save`, as few as a pass can do with."""
+    dtype, hidden = packed.dtype, packed.hidden
+    kept, slots = (steps, steps + 1) if save else (1, 2)
+    saved = cell.saved if save else 0
+
+    def empty(count: int, *shape: int, dtype: str = dtype) -> Array:
+        array: Array = xp.empty((count, batch, *shape), dtype)
+        return array
+
+    return States(
+        empty(slots, packed.output),
+        empty(slots, hidden, dtype=computed_in(dtype)) if cell.cell_state else None,
+        empty(kept, saved, hidden) if saved else None,
+        empty(kept, hidden) if packed.hr is not None else None,
+        empty(kept, hidden) if cell.gated else None,
+    )
+
+
+def scratch(packed: Packed, steps: int, batch: int) -> Scratch:
+    """Return uninitialised arrays for the products of a pass."""
+    hidden, dtype = packed.hidden, packed.dtype
+    return Scratch(
+        xp.empty((steps, batch, packed.gates * hidden), dtype),
+        xp.empty((batch, packed.first.shape[0]), dtype),
+        None if packed.last is None else xp.empty((batch, hidden), dtype),
+        None if packed.hr is None else xp.empty((batch, packed.output), dtype),
+    )
+
+
+def set_initial(run: Run, states: States) -> None:
+    """Put the initial state into its slot."""
+    slot = states.slots(run.x.shape[0] - 1 if run.reverse else 0, run.reverse)[0]
+    states.hs[slot] = run.h0
+    if states.cs is not None:
+        states.cs[slot] = run.c0
+
+
+def input_product(packed: Packed, x: Array, into: Scratch) -> None:
+    """Multiply the input of all steps at once."""
+    if into.ax.size:
+        xp.matmul(rows(x), packed.ih.T, out=rows(into.ax))
+
+
+def forward_steps(cell: Cell, packed: Packed, run: Run, states: States, into: Scratch) -> None:
+    """Run the loop; nothing in here waits for the device, and nothing allocates."""
+    steps, batch = run.y.view.shape[:2]
+    hidden, output, y = packed.hidden, packed.output, run.y.view
+    if steps * batch == 0:
+        return
+    k = kernels.load(cell, packed.dtype, batch, (hidden, output), (y,))
+    ax, ah, ah_last, product = into
+    y_row = y.strides[1] // y.itemsize
+    for t in run.steps():
+        before, after = states.slots(t, run.reverse)
+        clear = None if run.clear is None else run.clear[t]
+        h_prev, h = states.hs[before], states.hs[after]
+        c_prev, c = (None, None) if states.cs is None else (states.cs[before], states.cs[after])
+        saved = None if states.gates is None else states.gates[t]
+        xp.matmul(h_prev, packed.first.T, out=ah)
+        if states.s is not None:
+            s = states.s[t % states.s.shape[0]]
+            k.launch(
+                "gate_forward", batch, hidden, ax[t], ah, packed.bias, h_prev, run.lengths, clear, s, t, batch, hidden
+            )
+            xp.matmul(s, packed.last.T, out=ah_last)  # type: ignore[union-attr]
+        m = None if states.m is None else states.m[t % states.m.shape[0]]
+        k.launch(
+            "step_forward", batch, hidden, ax[t], ah, ah_last, packed.bias, h_prev if m is None else None, c_prev,
+            run.lengths, clear, h if m is None else m, c, saved, y[t] if m is None else None, y_row, t, batch, hidden,
+        )  # fmt: skip
+        if m is not None:
+            xp.matmul(m, packed.hr.T, out=product)  # type: ignore[union-attr]
+            k.launch("project_forward", batch, output, product, h_prev, run.lengths, h, y[t], y_row, t, batch, output)

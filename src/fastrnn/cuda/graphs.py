@@ -1,0 +1,67 @@
+"""Launches captured in a CUDA graph and replayed: one call of the driver for a whole loop over time.
+
+A graph holds the addresses that it was captured with, so what it replays must work on memory that stays where it is and
+allocate nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from threading import Lock
+from typing import Any
+
+import cupy
+
+_capturing = Lock()
+
+
+class Replayed:
+    """A fixed sequence of launches on fixed memory: run as it is once, captured at the second call, replayed since.
+
+    The first run loads the kernels, cuBLAS's too, which must not happen during a capture.
+    """
+
+    def __init__(self, launches: Callable[[], None]) -> None:
+        self._launches, self._warm = launches, False
+        self._graph: Any = None
+
+    def __call__(self) -> None:
+        """Run, capture or replay."""
+        if self._warm and self._graph is None:
+            self._graph = _capture(self._launches)
+        if self._graph is None:
+            self._launches()
+            self._warm = True
+        else:
+            self._graph.launch()
+
+
+def caller_captures() -> bool:
+    """Whether the caller is capturing the current stream himself, so that nothing may be captured or replayed here."""
+    capturing: bool = cupy.cuda.get_current_stream().is_capturing()
+    return capturing
+
+
+def replayable(batch: int, *widths: int) -> bool:
+    """Whether no product of these sizes has but one element: CuPy makes that by a reduction, which allocates."""
+    return batch * min(widths) > 1
+
+
+def _capture(launches: Callable[[], None]) -> Any:
+    device = cupy.cuda.Device()
+    assert device.cublas_handle  # made by this thread, if need be, before the capture begins
+    stream = _stream(device.id)
+    with _capturing, stream:
+        stream.begin_capture()
+        try:
+            launches()
+        finally:
+            graph = stream.end_capture()
+    return graph
+
+
+@cache
+def _stream(device: int) -> Any:
+    """The stream that captures on a device; the legacy stream cannot, nor one that waits for it."""
+    return cupy.cuda.Stream(non_blocking=True)

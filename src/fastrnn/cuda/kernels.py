@@ -1,0 +1,81 @@
+"""Compiled kernels: loaded when first used, one module a variant and device, and launched on CuPy's current stream.
+
+CuPy compiles with NVRTC and keeps the result on disk, under a key of the source, the options and the chip.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import cupy
+import numpy as np
+
+from fastrnn.arrays import Array
+from fastrnn.cells import Cell
+from fastrnn.cuda import source
+from fastrnn.cuda.source import Variant
+
+THREADS = 128  # of a block: few enough that B = 1, H = 1024 still spreads over 8 blocks. Not yet measured.
+GRID_ROWS = 65535  # the limit of a grid's second dimension; kernels stride over the rest
+WIDE_ELEMENTS = 1 << 18  # from this many on, whole vectors: 2048 threads on each of 132 processors. Not yet measured.
+
+
+class Kernels:
+    """The kernels of one variant on the current device."""
+
+    def __init__(self, module: Any, width: int) -> None:
+        self.width = width
+        self._module = module
+        self._functions: dict[str, Any] = {}
+
+    def launch(self, name: str, rows: int, units: int, *args: Any) -> None:
+        """Run a kernel on all units of all rows; None is a null pointer, an int is 64 bits wide."""
+        function = self._functions.get(name)
+        if function is None:
+            function = self._functions[name] = self._module.get_function(name)
+        lanes = -(-units // self.width)
+        across = min(THREADS, -(-lanes // 32) * 32)
+        down = min(rows, THREADS // across)
+        grid = (-(-lanes // across), min(GRID_ROWS, -(-rows // down)))
+        function(grid, (across, down), tuple(map(_argument, args)))
+
+
+def _argument(value: Any) -> Any:
+    if value is None:
+        return np.uintp(0)  # CuPy would hand the driver no argument at all for None
+    return np.int64(value) if isinstance(value, int) else value
+
+
+def load(cell: Cell, dtype: str, rows: int, units: tuple[int, ...], strided: tuple[Array | None, ...]) -> Kernels:
+    """Return the kernels for arrays of this many rows and units.
+
+    units: every width of a row that the kernels see. strided: arrays [T, B, width] from outside. Whole vectors need
+    all of them to be made of whole vectors.
+    """
+    width = source.widths(dtype)[1]
+    wide = rows * min(units) >= WIDE_ELEMENTS and all(n % width == 0 for n in units)
+    wide = wide and all(array is None or _aligned(array) for array in strided)
+    return _load(Variant(cell.name, dtype, width if wide else 1), cupy.cuda.Device().id)
+
+
+def _aligned(array: Array) -> bool:
+    """Whether every row of an array [T, B, width] begins at a whole vector."""
+    return not any(n % source.VECTOR_BYTES for n in (array.data.ptr, *array.strides[:2]))  # type: ignore[attr-defined]
+
+
+@cache
+def _load(variant: Variant, device: int) -> Kernels:
+    chip = int(cupy.cuda.Device(device).compute_capability)
+    if variant.dtype == "bfloat16" and chip < source.FIRST_BFLOAT16:
+        raise TypeError(f"dtype: bfloat16 needs a GPU of compute capability 8.0, device {device} has less")
+    ahead = source.compiled(variant, chip)
+    if ahead is not None:
+        return Kernels(cupy.RawModule(path=str(ahead)), variant.width)
+    return Kernels(cupy.RawModule(code=source.assemble(variant), options=source.OPTIONS), variant.width)
+
+
+@cache
+def load_masks(device: int) -> Kernels:
+    """Return the kernel of the random words."""
+    return Kernels(cupy.RawModule(code=source.masks(), options=source.OPTIONS), 4)

@@ -1,0 +1,147 @@
+"""Memory for passes that are replayed: kept for the next pass of the same shape once nobody needs what it holds."""
+
+from __future__ import annotations
+
+import weakref
+from collections import OrderedDict, deque
+from collections.abc import Hashable
+from functools import partial
+from threading import Lock, get_ident
+
+import cupy as xp
+
+from fastrnn.arrays import Array
+from fastrnn.cells import Cell
+from fastrnn.cuda.backward import Backward, backward_steps
+from fastrnn.cuda.backward import allocate as allocate_backward
+from fastrnn.cuda.forward import Saved, allocate, forward_steps, scratch
+from fastrnn.cuda.graphs import Replayed, caller_captures, replayable
+from fastrnn.cuda.packed import Packed
+from fastrnn.cuda.source import item_bytes
+from fastrnn.recurrence import Columns, Given, Run
+
+FEWEST_STEPS = 4  # a shorter loop is not worth the copies. Not yet measured.
+MOST_BYTES = 1 << 30  # of one place, and of all that wait. Not yet measured.
+MOST_SHAPES = 64  # that are remembered
+
+
+class Place:
+    """Memory of one pass that stays where it is, with copies of all that its loops read, and the loops replayed."""
+
+    def __init__(self, cell: Cell, packed: Packed, run: Run, save: bool) -> None:
+        steps, batch = run.x.shape[:2]
+        self.bytes = _bytes(cell, packed, steps, batch)
+        self._cell, self.packed, self._copied = cell, packed.copy(), packed.looped
+        self.states = states = allocate(cell, packed, steps, batch, save)
+        self.scratch = scratch(packed, steps, batch)
+        y = xp.empty((steps, batch, packed.output), packed.dtype)
+        self.run = run._replace(
+            lengths=None if run.lengths is None else xp.empty_like(run.lengths),
+            clear=None if run.clear is None else xp.empty_like(run.clear),
+            y=Columns(y, 0, packed.output), x=y[:, :, :0], h0=states.hs[:0], c0=None,  # those three are not read
+        )  # fmt: skip
+        self.lock = Lock()  # two threads may call the backward pass of one forward pass
+        self._forward = Replayed(partial(forward_steps, cell, self.packed, self.run, self.states, self.scratch))
+        self._backward: dict[tuple[bool, bool], tuple[Backward, Replayed]] = {}
+
+    def holds(self, packed: Packed) -> bool:
+        """Whether the weights in it are copies of these."""
+        return all(mine is theirs for mine, theirs in zip(self._copied, packed.looped, strict=True))
+
+    def forward(self, packed: Packed, run: Run) -> None:
+        """Run the loop on the initial state and the input's products, which stand in their places; write run.y."""
+        if not self.holds(packed):
+            self.packed.take(packed)
+            self._copied = packed.looped
+        for mine, given in ((self.run.lengths, run.lengths), (self.run.clear, run.clear)):
+            if mine is not None:
+                mine[...] = given
+        self._forward()
+        run.y.view[...] = self.run.y.array
+
+    def backward(self, given: Given) -> Backward:
+        """Run the loop backward; return its memory, the place's own."""
+        key = given.y is None, given.cells is None
+        if key not in self._backward:
+            steps, batch = self.run.x.shape[:2]
+            dy, dcells = self._like(given.y), self._like(given.cells)
+            mine = allocate_backward(self._cell, self.packed, steps, batch, dy, dcells)
+            loop = Replayed(partial(backward_steps, self._cell, self.packed, self.run, self.states, mine))
+            self._backward[key] = mine, loop
+        mine, loop = self._backward[key]
+        mine.take(given)
+        loop()
+        return mine
+
+    def _like(self, columns: Columns | None) -> Array | None:
+        """Memory for a gradient from outside."""
+        if columns is None:
+            return None
+        memory: Array = xp.empty((*self.run.x.shape[:2], columns.width), self.packed.dtype)
+        return memory
+
+
+_waiting: OrderedDict[Hashable, list[Place]] = OrderedDict()  # by shape, the least recently used first
+_returned: deque[tuple[Hashable, Place]] = deque()  # appended to by the garbage collector, whenever it likes
+_lock = Lock()
+
+
+def take(cell: Cell, packed: Packed, run: Run, save: bool) -> tuple[Hashable, Place] | None:
+    """Return a place of the right shape; None for the first pass of a shape, and where nothing is to be replayed."""
+    steps, batch = run.x.shape[:2]
+    if steps < FEWEST_STEPS or not replayable(batch, packed.hidden, packed.output) or caller_captures():
+        return None
+    if _bytes(cell, packed, steps, batch) > MOST_BYTES:
+        return None
+    key = (
+        cell.name, packed.dtype, steps, batch, packed.hidden, packed.output, packed.hr is None, packed.bias is None,
+        run.lengths is None, run.clear is None, run.reverse, save,
+        xp.cuda.Device().id, xp.cuda.get_current_stream().ptr, get_ident(),
+    )  # fmt: skip
+    with _lock:
+        known = key in _waiting
+        _waiting.setdefault(key, [])
+        _waiting.move_to_end(key)
+        _put_away()
+        if not known:
+            return None
+        if places := _waiting.get(key):
+            place = next((place for place in places if place.holds(packed)), places[-1])
+            places.remove(place)
+            return key, place
+    return key, Place(cell, packed, run, save)
+
+
+def give_back(key: Hashable, place: Place) -> None:
+    """Let the next pass of this shape have the place."""
+    _returned.append((key, place))
+
+
+def until_dropped(key: Hashable, place: Place) -> Saved:
+    """What a backward pass needs of a place, which is given back once nobody holds this."""
+    saved = Saved(place.states, place)
+    weakref.finalize(saved, give_back, key, place).atexit = False
+    return saved
+
+
+def forget() -> None:
+    """Give all waiting places back to CuPy's pool."""
+    with _lock:
+        _returned.clear()
+        _waiting.clear()
+
+
+def _put_away() -> None:
+    """Keep what was given back, and forget the shapes that were used least recently, down to the limits."""
+    while _returned:
+        key, place = _returned.popleft()
+        _waiting.setdefault(key, []).append(place)
+    while len(_waiting) > MOST_SHAPES or sum(p.bytes for places in _waiting.values() for p in places) > MOST_BYTES:
+        _waiting.popitem(last=False)
+
+
+def _bytes(cell: Cell, packed: Packed, steps: int, batch: int) -> int:
+    """About how much memory a place needs: what is counted has an entry for every step."""
+    a_unit = 3 * packed.gates + cell.saved + 4 * cell.cell_state + (packed.hr is not None) + (cell.gated is not None)
+    a_row = a_unit * packed.hidden + 4 * packed.output
+    return steps * batch * a_row * item_bytes(packed.dtype)

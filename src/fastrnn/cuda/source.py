@@ -1,0 +1,125 @@
+"""From the files of csrc/ to one string a variant: CuPy's kernel cache sees neither files nor what they include."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import sys
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+from fastrnn.cells import CELLS
+
+INCLUDE = re.compile(r'^#include "(.+)"$')
+SCALARS = {"float32": "float", "float64": "double", "float16": "Half", "bfloat16": "BFloat16"}
+VECTOR_BYTES = 16  # one load or store instruction moves at most this much
+OPTIONS = ("--std=c++17",)
+FIRST_BFLOAT16 = 80  # compute capability, times ten, of the first chip that multiplies bfloat16
+
+
+class Variant(NamedTuple):
+    """One compiled module: a cell, the dtype of its arrays, and how many elements a thread moves at once."""
+
+    cell: str
+    dtype: str
+    width: int
+
+    def __str__(self) -> str:
+        return f"{self.cell}_{self.dtype}_w{self.width}"
+
+
+def item_bytes(dtype: str) -> int:
+    """Return the size of an element of a dtype, also of those that NumPy does not know."""
+    return 2 if dtype == "bfloat16" else int(dtype[5:]) // 8
+
+
+def widths(dtype: str) -> tuple[int, int]:
+    """Return the two widths that a dtype has variants for: one element, and a whole vector."""
+    return 1, VECTOR_BYTES // item_bytes(dtype)
+
+
+def variants() -> list[Variant]:
+    """Return every variant there is."""
+    return [
+        Variant(name, dtype, width)
+        for name, cell in CELLS.items()
+        if cell.cuda is not None
+        for dtype in SCALARS
+        for width in widths(dtype)
+    ]
+
+
+@cache
+def folder() -> Path:
+    """Return where csrc/ is: inside the installed package, or beside src/ in a checkout."""
+    package = Path(__file__).parents[1]
+    for candidate in (package / "csrc", package.parents[1] / "csrc"):
+        if (candidate / "step.cuh").is_file():
+            return candidate
+    raise FileNotFoundError(f"CUDA sources: expected step.cuh in {package / 'csrc'}: reinstall fastrnn")
+
+
+def expand(name: str, seen: set[Path] | None = None) -> str:
+    """Return a file of csrc/ with the files that it includes in their places, each once."""
+    seen = set() if seen is None else seen
+    path = (folder() / name).resolve()
+    if path in seen:
+        return ""
+    seen.add(path)
+    lines = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        included = INCLUDE.match(line)
+        if included:
+            lines.append(expand(str(path.parent / included[1]), seen))
+        elif line != "#pragma once":
+            lines.append(line)
+    return "\n".join(lines)
+
+
+@cache
+def assemble(variant: Variant) -> str:
+    """Return the source of all kernels of a variant."""
+    cell = CELLS[variant.cell]
+    assert cell.cuda is not None, "refused before"
+    file, struct = cell.cuda
+    seen: set[Path] = set()
+    parts = [
+        expand(f"cells/{file}.cuh", seen),
+        f"using Cell = {struct};",
+        f"using S = {SCALARS[variant.dtype]};",
+        f"constexpr int W = {variant.width};",
+    ]
+    memory = expand("memory.cuh", seen)
+    loop = expand("gated.cuh" if cell.gated else "step.cuh", seen)
+    return "\n".join([memory, *parts, loop]) + "\n"
+
+
+@cache
+def masks() -> str:
+    """Return the source of the random words."""
+    return expand("masks.cuh") + "\n"
+
+
+def cubin(variant: Variant, chip: int) -> str:
+    """Return the name of a variant compiled ahead of time for a chip, 90 for sm_90; other source has another name."""
+    return f"{variant}-{hashlib.sha256(assemble(variant).encode()).hexdigest()[:16]}.sm_{chip}.cubin"
+
+
+def compiled(variant: Variant, chip: int) -> Path | None:
+    """Return where that is; None where it was not compiled ahead of time."""
+    path = folder() / "cubins" / cubin(variant, chip)
+    return path if path.is_file() else None
+
+
+def write(target: Path, chips: list[int]) -> None:
+    """Write the source of every variant, under the name of each cubin that the chips need and with .cu in the end."""
+    target.mkdir(parents=True, exist_ok=True)
+    for variant in variants():
+        for chip in chips:
+            if variant.dtype != "bfloat16" or chip >= FIRST_BFLOAT16:
+                (target / f"{cubin(variant, chip)}.cu").write_text(assemble(variant), encoding="utf-8")
+
+
+if __name__ == "__main__":  # for csrc/cubins.cmake
+    write(Path(sys.argv[1]), [int(chip) for chip in sys.argv[2:]])

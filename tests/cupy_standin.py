@@ -1,0 +1,364 @@
+"""A stand-in for the part of CuPy that fastrnn uses: its arrays live in host memory, its kernels are the host-run ones.
+
+It is stricter than NumPy wherever CuPy is: arrays of the two do not mix, a boolean index and a truth value have to wait
+for the device (and are counted, see `waits`), `empty` is NaN, and a product writes only where cuBLAS could.
+
+A capture runs nothing; it records kernels, products and assignments with the addresses of their arrays. A replay works
+on these addresses and fails where their memory has been freed. While capturing, nothing may allocate or wait, and no
+kernel or product may run for the first time.
+"""
+
+import ctypes
+import importlib.machinery
+import sys
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import host_kernels
+import numpy as np
+
+waits: list[str] = []  # what had to wait for the device, since somebody cleared it
+launches: list[str] = []  # names of the kernels that Python launched
+replays: list[int] = []  # for each graph that was launched, how much was recorded in it
+seed = 0  # of the next launch; every launch takes the next one
+
+
+class ndarray:  # noqa: N801
+    """An array of the device."""
+
+    __array_ufunc__ = None
+    __hash__ = None
+
+    def __init__(self, host: np.ndarray) -> None:
+        assert type(host) is np.ndarray
+        self._host = host
+
+    shape, dtype, ndim, size, strides, itemsize, nbytes, flags = (
+        property(lambda self, name=name: getattr(self._host, name))
+        for name in ("shape", "dtype", "ndim", "size", "strides", "itemsize", "nbytes", "flags")
+    )
+    data = property(lambda self: SimpleNamespace(ptr=self._host.ctypes.data))
+    device = property(lambda self: Device(0))
+    T = property(lambda self: ndarray(self._host.T))
+
+    def __array__(self, *args: Any, **kwargs: Any) -> None:
+        raise TypeError("Implicit conversion to a NumPy array is not allowed.")
+
+    def __len__(self) -> int:
+        return len(self._host)
+
+    def __getitem__(self, index: Any) -> "ndarray":
+        _wait_for_mask(index)
+        return _wrap(self._host[_index(index)])
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        _wait_for_mask(index)
+        part, value = self._host[_index(index)] if _basic(index) else None, _plain(value)
+        if part is None or (np.ndim(part) == 0 and not isinstance(part, np.ndarray)):
+            assert _recording() is None
+            self._host[_index(index)] = value
+        else:
+            _run("copy", np.copyto, part, value, "unsafe")
+
+    def __bool__(self) -> bool:
+        _wait("truth value")
+        return bool(self._host)
+
+    def __repr__(self) -> str:
+        return f"standin {self._host!r}"
+
+
+def _method(name: str) -> Callable[..., Any]:
+    def method(self: ndarray, *args: Any, **kwargs: Any) -> Any:
+        return _wrap(getattr(self._host, name)(*map(_plain, args), **{k: _plain(v) for k, v in kwargs.items()}))
+
+    return method
+
+
+for _name in (
+    "reshape",
+    "swapaxes",
+    "transpose",
+    "astype",
+    "copy",
+    "clip",
+    "view",
+    "sum",
+    "fill",
+    "any",
+    "all",
+    "max",
+    "min",
+):
+    setattr(ndarray, _name, _method(_name))
+for _name in ("add", "sub", "mul", "truediv", "pow", "and", "or", "xor", "rshift", "lshift", "mod", "matmul"):
+    for _prefix in ("", "r", "i"):
+        setattr(ndarray, f"__{_prefix}{_name}__", _method(f"__{_prefix}{_name}__"))
+for _name in ("lt", "le", "gt", "ge", "eq", "ne", "neg", "invert", "abs"):
+    setattr(ndarray, f"__{_name}__", _method(f"__{_name}__"))
+
+
+def _wrap(value: Any) -> Any:
+    """NumPy's result as an array of the device, numbers too; anything else as it is."""
+    if isinstance(value, (np.ndarray, np.generic)):
+        array = np.asarray(value)
+        assert _recording() is None or array.base is not None, "allocated during a capture"
+        return ndarray(array)
+    return value
+
+
+def _plain(value: Any) -> Any:
+    """The host memory of an array of the device; an array of NumPy is refused as CuPy refuses it."""
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(_plain, value))
+    if isinstance(value, np.ndarray):
+        raise TypeError(f"Unsupported type {type(value)}")
+    return value._host if isinstance(value, ndarray) else value
+
+
+def _parts(index: Any) -> tuple[Any, ...]:
+    return index if isinstance(index, tuple) else (index,)
+
+
+def _index(index: Any) -> Any:
+    return tuple(map(_plain, index)) if isinstance(index, tuple) else _plain(index)
+
+
+def _wait_for_mask(index: Any) -> None:
+    """CuPy counts the elements of a boolean index on the host, also where it assigns."""
+    if any(_plain(i).dtype == bool for i in _parts(index) if isinstance(i, ndarray)):
+        _wait("boolean index")
+
+
+def where(condition: ndarray, x: Any, y: Any) -> ndarray:
+    dtypes = [value.dtype.name for value in (x, y) if hasattr(value, "dtype")]
+    assert "bfloat16" not in dtypes, "CuPy selects no bfloat16"
+    return _wrap(np.where(*map(_plain, (condition, x, y))))
+
+
+def _basic(index: Any) -> bool:
+    """Whether an index selects a view."""
+    return not any(isinstance(i, (ndarray, np.ndarray, list)) for i in _parts(index))
+
+
+def empty(shape: Any, dtype: Any = float) -> ndarray:
+    assert _recording() is None, "allocated during a capture"
+    host = np.empty(shape, dtype)
+    host.reshape(-1).view(np.uint8)[...] = 0xFF  # NaN, or an absurd integer
+    return ndarray(host)
+
+
+def empty_like(array: ndarray) -> ndarray:
+    return empty(array.shape, array.dtype)
+
+
+def array(value: Any, dtype: Any = None, order: str = "K", copy: bool = True) -> ndarray:
+    return _wrap(np.array(value._host if isinstance(value, ndarray) else value, dtype, order=order, copy=copy))
+
+
+def asarray(value: Any) -> ndarray:
+    return value if isinstance(value, ndarray) else _wrap(np.array(value))
+
+
+def asnumpy(value: ndarray) -> np.ndarray:
+    _wait("copy to the host")
+    return value._host.copy()
+
+
+def ascontiguousarray(value: ndarray) -> ndarray:
+    host = _plain(value)
+    return value if host.flags.c_contiguous else _wrap(np.ascontiguousarray(host))
+
+
+def matmul(a: ndarray, b: ndarray, out: ndarray | None = None) -> ndarray:
+    """The product of two matrices; 16-bit ones are summed in float32, as cuBLAS does."""
+    assert a.ndim == b.ndim == 2, "only matrices: a batched bfloat16 product crashes CuPy"
+    assert a.dtype == b.dtype
+    assert all(x._host.flags.c_contiguous or x._host.flags.f_contiguous for x in (a, b)) or _recording() is None
+    shape = (a.shape[0], b.shape[1])
+    if out is None:
+        out = empty(shape, a.dtype)
+    assert out.dtype == a.dtype
+    assert out.shape == shape, f"{out.shape}, expected {shape}"
+    assert out._host.flags.c_contiguous, "CuPy would write to a copy first"
+    assert not any(np.may_share_memory(out._host, operand._host) for operand in (a, b))
+    assert out.size != 1 or _recording() is None, "CuPy makes one element by a reduction, which allocates"
+    _run(f"product {a.dtype} {a.shape} {a.strides} {b.shape} {b.strides}", _multiply, a._host, b._host, out._host)
+    return out
+
+
+def _multiply(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
+    compute = np.promote_types(a.dtype, np.float32) if a.dtype.name != "bfloat16" else np.dtype(np.float32)
+    out[...] = (a.astype(compute) @ b.astype(compute)).astype(a.dtype)
+
+
+class RawKernel:
+    """A kernel of a RawModule."""
+
+    def __init__(self, kernel: host_kernels.Kernel) -> None:
+        self._kernel = kernel
+
+    def __call__(self, grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...]) -> None:
+        launches.append(self._kernel.name)
+        arrays = [arg._host if isinstance(arg, ndarray) else arg for arg in args]
+        _run(f"kernel {id(self._kernel)}", self._start, grid, block, *arrays)
+
+    def _start(self, grid: tuple[int, ...], block: tuple[int, ...], *args: Any) -> None:
+        global seed
+        seed += 1
+        self._kernel(grid, block, args, seed=seed)
+
+
+class RawModule:
+    """Compiled source."""
+
+    compiler: host_kernels.Compiler
+
+    def __init__(self, *, code: str, options: tuple[str, ...]) -> None:
+        assert all(isinstance(option, str) for option in options)
+        self._code = code
+
+    def get_function(self, name: str) -> RawKernel:
+        return RawKernel(host_kernels.Kernel(self.compiler, self._code, name))
+
+
+class _Address:
+    """An array as a graph knows it: where it is. The memory behind it is not kept."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        owner = array
+        while isinstance(owner.base, np.ndarray):
+            owner = owner.base
+        self._owner, self._at = weakref.ref(owner), array.__array_interface__["data"][0]
+        self._low, self._high = np.lib.array_utils.byte_bounds(array)
+        self._shape, self._dtype, self._strides = array.shape, array.dtype, array.strides
+
+    def array(self) -> np.ndarray:
+        assert self._owner() is not None, "a graph was launched on memory that has been freed"
+        memory = (ctypes.c_char * (self._high - self._low)).from_address(self._low)
+        return np.ndarray(self._shape, self._dtype, memory, self._at - self._low, self._strides)
+
+
+class Graph:
+    """What was captured."""
+
+    def __init__(self, recorded: list[tuple[Callable[..., None], list[Any]]]) -> None:
+        self._recorded = recorded
+
+    def launch(self) -> None:
+        assert _recording() is None, "a graph launched during a capture"
+        replays.append(len(self._recorded))
+        for function, args in self._recorded:
+            function(*(arg.array() if isinstance(arg, _Address) else arg for arg in args))
+
+
+class Stream:
+    """A stream; in a `with` block the current one."""
+
+    def __init__(self, non_blocking: bool = False) -> None:
+        self.recorded: list[tuple[Callable[..., None], list[Any]]] | None = None
+        self.ptr = id(self) if non_blocking else 0
+
+    def __enter__(self) -> "Stream":
+        _streams.append(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert _streams.pop() is self
+
+    def is_capturing(self) -> bool:
+        return self.recorded is not None
+
+    def begin_capture(self) -> None:
+        assert self.ptr, "cannot capture on the default (legacy) stream"
+        assert self.recorded is None
+        self.recorded = []
+
+    def end_capture(self) -> Graph:
+        recorded, self.recorded = self.recorded, None
+        assert recorded is not None
+        return Graph(recorded)
+
+
+_streams = [Stream()]
+_warm: set[str] = set()  # kernels and products that have run
+
+
+def _recording() -> list[tuple[Callable[..., None], list[Any]]] | None:
+    return _streams[-1].recorded
+
+
+def _wait(what: str) -> None:
+    assert _recording() is None, f"{what} during a capture"
+    waits.append(what)
+
+
+def _run(what: str, function: Callable[..., None], *args: Any) -> None:
+    """Do something on the device, or record it."""
+    recorded = _recording()
+    if recorded is None:
+        _warm.add(what)
+        function(*args)
+    else:
+        assert what in _warm, f"{what}: the first of its kind comes during a capture"
+        recorded.append((function, [_Address(arg) if isinstance(arg, np.ndarray) else arg for arg in args]))
+
+
+class Device:
+    """The only device; a context manager."""
+
+    compute_capability = "90"
+    cublas_handle = 1
+
+    def __init__(self, device: int = 0) -> None:
+        assert device == 0
+        self.id = device
+
+    def __enter__(self) -> "Device":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+cuda = SimpleNamespace(
+    Device=Device, Stream=Stream, get_current_stream=lambda: _streams[-1],
+    runtime=SimpleNamespace(getDeviceCount=lambda: 1),
+)  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    """Any other function of NumPy on arrays of the device; dtypes as they are."""
+    found = getattr(np, name)
+    if isinstance(found, type):
+        return found
+
+    def function(*args: Any, **kwargs: Any) -> Any:
+        return _wrap(found(*map(_plain, args), **{k: _plain(v) for k, v in kwargs.items()}))
+
+    return function
+
+
+@contextmanager
+def installed(compiler: host_kernels.Compiler) -> Iterator[ModuleType]:
+    """Let `import cupy` find the stand-in, and fastrnn.cuda be imported anew on it, inside the block."""
+    this = sys.modules[__name__]
+    this.__spec__ = importlib.machinery.ModuleSpec("cupy", None)
+
+    def affected() -> dict[str, ModuleType]:
+        return {k: v for k, v in sys.modules.items() if k.split(".")[0] == "cupy" or k.startswith("fastrnn.cuda")}
+
+    kept = affected()
+    for name in kept:
+        del sys.modules[name]
+    sys.modules["cupy"] = this
+    RawModule.compiler = compiler
+    try:
+        yield this
+    finally:
+        for name in affected():
+            del sys.modules[name]
+        sys.modules.update(kept)

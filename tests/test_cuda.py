@@ -1,0 +1,327 @@
+"""The CUDA backend without a GPU: its Python on a stand-in for CuPy, its kernels on the CPU, checked as they run.
+
+Every output and every gradient is compared by name with the reference in float64, which is then removed; threads and
+blocks run in a different order each time, `empty` is NaN, and a race, an access outside the arrays that a kernel was
+given, an argument of a wrong type and a hidden wait for the device fail.
+"""
+
+import inspect
+from dataclasses import replace
+from types import ModuleType
+from typing import Any
+
+import cupy_standin
+import host_kernels
+import ml_dtypes  # noqa: F401  # gives NumPy bfloat16
+import numpy as np
+import pytest
+from cases import (
+    CUDA_CELLS,
+    DTYPES,
+    FUNCTIONS,
+    Case,
+    Problem,
+    assert_results,
+    by_name,
+    cuda_cases,
+    draw,
+    evaluate,
+    expected,
+    make_layer,
+    without_reference,
+)
+from tolerance import assert_close, assert_same_bits, rounding
+
+import fastrnn
+from fastrnn import backends, philox, recurrence
+
+pytestmark = [
+    pytest.mark.skipif(bool(host_kernels.missing_tools()), reason=host_kernels.missing_tools()),
+    pytest.mark.usefixtures("nothing_to_replay"),
+]
+SIXTEEN = ("float16", "bfloat16")
+ALL_DTYPES = (*DTYPES, *SIXTEEN)
+
+
+@pytest.fixture
+def whole_vectors(cupy: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole vectors also for the small arrays of the tests."""
+    from fastrnn.cuda import kernels
+
+    monkeypatch.setattr(kernels, "WIDE_ELEMENTS", 1)
+
+
+def to_device(value: Any) -> Any:
+    """Arrays as the device's, in the same memory layout; lengths stay on the host, where they are checked."""
+    if isinstance(value, (tuple, list)):
+        return type(value)(map(to_device, value))
+    return cupy_standin.ndarray(value) if isinstance(value, np.ndarray) else value
+
+
+def on_device(problem: Problem) -> Problem:
+    names = ("x", "state", "reset", "d_output", "d_state", "d_cells")
+    return replace(problem, **{name: to_device(getattr(problem, name)) for name in names})
+
+
+def evaluate_on_device(case: Case, problem: Problem, layer: Any = None) -> dict[str, np.ndarray]:
+    layer = layer or make_layer(case, device="cuda:0")
+    given = on_device(problem)
+    with without_reference():
+        cupy_standin.waits.clear()
+        got = evaluate(layer, case, given)
+        assert cupy_standin.waits == []
+    assert all(isinstance(value, cupy_standin.ndarray) for value in got.values())
+    return {name: value._host for name, value in got.items()}
+
+
+SIZES = [(1, 2, 5, 1), (2, 33, 1, 7), (7, 3, 33, 33), (2, 1, 5, 257), (5, 5, 4, 64)]
+CASES = [
+    *(case for dtype in DTYPES for _, case in cuda_cases(dtype)),
+    *(
+        Case(cell, "cuda", dtype, *size, seed=k)
+        for dtype in DTYPES
+        for cell in CUDA_CELLS
+        for k, size in enumerate(SIZES)
+    ),
+]
+SOME = ("plain", "everything", "projection-everything", "reset-lengths-bidirectional")
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_agrees_with_the_reference(case: Case, cupy: ModuleType) -> None:
+    problem = draw(case)
+    want = expected(case, problem)
+    assert_results(case, problem, evaluate_on_device(case, problem), want)
+
+
+@pytest.mark.parametrize("case", [case for dtype in SIXTEEN for name, case in cuda_cases(dtype)], ids=str)
+def test_16_bit_types_agree_with_the_reference(case: Case, cupy: ModuleType) -> None:
+    problem = draw(case)
+    want = expected(case, problem)
+    assert_results(case, problem, evaluate_on_device(case, problem), want)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        replace(case, H=24, proj_size=8 if case.proj_size else 0)
+        for dtype in ALL_DTYPES
+        for name, case in cuda_cases(dtype)
+        if name in SOME
+    ],
+    ids=str,
+)
+@pytest.mark.usefixtures("whole_vectors")
+def test_whole_vectors_have_the_bits_of_single_elements(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fastrnn.cuda import kernels
+
+    loaded: list[int] = []
+    load = kernels._load
+    monkeypatch.setattr(kernels, "_load", lambda variant, device: loaded.append(variant.width) or load(variant, device))
+    case = replace(case, strided=False, batch_first=False)
+    problem, layer = draw(case), make_layer(case, device="cuda:0")
+    got = evaluate_on_device(case, problem, layer)
+    assert min(loaded) > 1
+    monkeypatch.setattr(kernels, "WIDE_ELEMENTS", 1 << 18)
+    loaded.clear()
+    want = evaluate_on_device(case, problem, layer)
+    assert max(loaded) == 1
+    for name, value in want.items():
+        assert_same_bits(name, got[name], value)
+
+
+@pytest.mark.usefixtures("whole_vectors")
+def test_rows_that_are_no_whole_vectors_are_taken_one_by_one() -> None:
+    """Sizes that divide, but an array from outside whose rows begin elsewhere."""
+    case = Case("lstm", "cuda", "float32", H=24, strided=True)
+    problem = draw(case)
+    assert_results(case, problem, evaluate_on_device(case, problem), expected(case, problem))
+
+
+@pytest.mark.parametrize("cell", CUDA_CELLS)
+@pytest.mark.parametrize(("T", "B"), [(0, 3), (4, 0)])
+def test_nothing_to_do(cell: str, T: int, B: int, cupy: ModuleType) -> None:
+    case = Case(cell, "cuda", T=T, B=B, bidirectional=True)
+    problem = draw(case)
+    assert_results(case, problem, evaluate_on_device(case, problem), expected(case, problem))
+
+
+@pytest.mark.parametrize("cell", CUDA_CELLS)
+def test_a_call_that_saves_nothing_has_the_same_bits(cell: str, cupy: ModuleType) -> None:
+    case = Case(cell, "cuda", T=6, lengths="random", reset="random", bidirectional=True, num_layers=2)
+    layer, problem = make_layer(case, device="cuda:0"), on_device(draw(case))
+    y, state = layer(problem.x, problem.state, lengths=problem.lengths, reset=problem.reset)
+    saving = layer.forward(problem.x, problem.state, lengths=problem.lengths, reset=problem.reset)
+    assert_same_bits("y", y._host, saving.y._host)
+    for name, value in by_name(case, state).items():
+        assert_same_bits(name, value._host, by_name(case, saving.state)[name]._host)
+
+
+def test_padding_reaches_nothing(cupy: ModuleType) -> None:
+    for cell in CUDA_CELLS:
+        case = Case(cell, "cuda", T=6, B=4, lengths="random", bidirectional=True)
+        problem, layer = draw(case), make_layer(case, device="cuda:0")
+        want = evaluate_on_device(case, problem, layer)
+        assert problem.lengths is not None
+        padding = np.arange(case.T)[:, None] >= problem.lengths
+        for array in (problem.x, problem.d_output, *(problem.d_cells or [])):
+            array[padding] = np.nan
+        for name, value in evaluate_on_device(case, problem, layer).items():
+            assert_same_bits(name, value, want[name])
+
+
+def test_backward_is_pure(cupy: ModuleType) -> None:
+    for cell in CUDA_CELLS:
+        case = Case(cell, "cuda", reset="random", num_layers=2)
+        problem = on_device(draw(case))
+        y, _, backward = make_layer(case, device="cuda:0").forward(problem.x, problem.state, reset=problem.reset)
+        first = backward(problem.d_output, problem.d_state)
+        y[...] = 7  # what the layer handed out belongs to the caller
+        second = backward(problem.d_output, problem.d_state)
+        assert_same_bits("d x", second.x._host, first.x._host)
+        for name, value in first.params.items():
+            assert_same_bits(name, second.params[name]._host, value._host)
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, "float16"])
+@pytest.mark.parametrize("cell", CUDA_CELLS)
+def test_a_stream_equals_the_whole_sequence(cell: str, dtype: str, cupy: ModuleType) -> None:
+    case = Case(cell, "cuda", dtype, T=6, num_layers=2, proj_size=3 if CUDA_CELLS[cell].cell_state else 0)
+    layer, problem = make_layer(case, device="cuda:0"), on_device(draw(case))
+    y, state = layer(problem.x, problem.state)
+    with layer.stream(case.B) as stream:
+        stream.set_state(problem.state)
+        ys = np.stack([stream.step(problem.x[t])._host.copy() for t in range(case.T)])
+        end = stream.state
+    allowed = rounding(dtype, case.T * case.num_layers, case.width)
+    assert_close("y", ys, y._host, allowed)
+    for name, value in by_name(case, end).items():
+        assert value.dtype == dtype
+        assert_close(name, value._host, by_name(case, state)[name]._host, allowed)
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 4, 513, 2049])
+def test_random_words_are_those_of_philox(count: int, cupy: ModuleType) -> None:
+    seed, counter = 0x0123456789ABCDEF, (2**32 + 5, 3, philox.DROPOUT)
+    got = backends.module("cuda").random_words(cupy, seed, counter, count)
+    assert_same_bits("words", got._host, philox.random_words(np, seed, counter, count))
+
+
+def test_launches_per_step(cupy: ModuleType) -> None:
+    """One kernel a step, and nothing else of ours; the products are cuBLAS's."""
+    case = Case("lstm", "cuda", T=7)
+    layer, problem = make_layer(case, device="cuda:0"), on_device(draw(case))
+    cupy_standin.launches.clear()
+    backward = layer.forward(problem.x, problem.state).backward
+    assert cupy_standin.launches == ["step_forward"] * 7
+    cupy_standin.launches.clear()
+    backward(problem.d_output, problem.d_state)
+    assert cupy_standin.launches == ["step_backward"] * 7 + ["initial_backward"]
+
+
+def test_the_standin_is_as_strict_as_cupy(cupy: ModuleType) -> None:
+    a, b = cupy.zeros(3, "float32"), cupy.zeros(3, "bfloat16")
+    mask = a >= 0
+    cupy_standin.waits.clear()
+    a[mask] = 1
+    assert a[mask].shape == (3,)
+    assert a[0] > 0
+    assert cupy.asnumpy(a).tolist() == [1, 1, 1]
+    assert cupy_standin.waits == ["boolean index", "boolean index", "truth value", "copy to the host"]
+    for mixed in (lambda: a + np.ones(3, "float32"), lambda: np.add(a, 1), lambda: np.asarray(a)):
+        with pytest.raises(TypeError):
+            mixed()
+    with pytest.raises(AssertionError, match="selects no bfloat16"):
+        cupy.where(mask, 0, b)
+    with pytest.raises(AssertionError, match="only matrices"):
+        cupy.matmul(cupy.zeros((2, 2, 2)), cupy.zeros((2, 2, 2)))
+    with pytest.raises(AssertionError, match="would write to a copy"):
+        cupy.matmul(cupy.zeros((2, 3)), cupy.zeros((3, 4)), out=cupy.zeros((4, 2)).T)
+    assert np.isnan(cupy.empty(2)._host).all()
+
+
+def test_the_backend_has_the_functions_of_a_backend(cupy: ModuleType) -> None:
+    for function in FUNCTIONS:
+        wanted = list(inspect.signature(getattr(recurrence.Backend, function)).parameters)[1:]
+        assert list(inspect.signature(getattr(backends.module("cuda"), function)).parameters) == wanted
+
+
+def test_a_layer_moves_and_keeps_its_parameters(cupy: ModuleType, tmp_path: Any) -> None:
+    layer = fastrnn.LSTM(3, 5, proj_size=2, seed=0)
+    before = layer.state_dict()
+    assert layer.to("cuda") is layer
+    assert layer.device == "cuda:0"
+    assert "device='cuda:0'" in repr(layer)
+    taken = layer.params["weight_hh_l0"]
+    assert isinstance(taken, cupy_standin.ndarray)
+    taken[...] = 0  # a copy: the layer does not see it
+    layer.save(tmp_path / "layer.safetensors")
+    loaded = fastrnn.load(tmp_path / "layer.safetensors")
+    assert loaded.device == "cpu"
+    for other in (loaded, layer.to("cpu")):
+        for name, value in before.items():
+            assert_same_bits(name, other.params[name], value)
+    layer.to("cuda:0").update({"weight_hh_l0": before["weight_hh_l0"] * 2, "bias_ih_l0": cupy.zeros(20, "float32")})
+    assert_same_bits("weight_hh_l0", layer.params["weight_hh_l0"]._host, before["weight_hh_l0"] * 2)
+
+
+def test_arrays_and_layers_must_be_on_the_same_device(cupy: ModuleType) -> None:
+    x = np.zeros((2, 1, 3), np.float32)
+    on_cpu, on_gpu = fastrnn.GRU(3, 4, seed=0), fastrnn.GRU(3, 4, seed=0, device="cuda:0")
+    with pytest.raises(TypeError, match=r"x: expected \[T, B, 3\] float32 as a CuPy array on cuda:0, got ndarray"):
+        on_gpu(x)
+    with pytest.raises(TypeError, match=r"x: expected \[T, B, 3\] float32 as a NumPy array, got a CuPy array"):
+        on_cpu(to_device(x))
+    for layer, name in ((on_cpu, "cuda"), (on_gpu, "cpu")):
+        with fastrnn.use_backend(name), pytest.raises(TypeError, match=f"backend: expected 'reference'.*got '{name}'"):
+            layer(x)
+    with pytest.raises(RuntimeError, match="'cuda:1' needs a GPU of that number, and CuPy finds 1"):
+        on_cpu.to("cuda:1")
+    with pytest.raises(TypeError, match="dtype: expected one of float32, float64 on the CPU"):
+        fastrnn.GRU(3, 4, seed=0, device="cuda:0", dtype="float16").to("cpu")
+
+
+@pytest.mark.parametrize(
+    "options", [{"peephole": True}, {"recurrent": "diagonal"}, {"zoneout": (0.0, 0.1)}, {"recurrent_dropout": 0.5}],
+    ids=str,
+)  # fmt: skip
+def test_what_the_gpu_does_not_have_is_refused_by_name(options: Any, cupy: ModuleType) -> None:
+    name = next(iter(options))
+    with pytest.raises(ValueError, match=f"{name}: expected .*, the only value on a GPU in this version, got "):
+        fastrnn.LSTM(3, 4, seed=0, device="cuda:0", **options)
+    layer = fastrnn.LSTM(3, 4, seed=0, **options)
+    with pytest.raises(ValueError, match=f"{name}: expected"):
+        layer.to("cuda:0")
+    assert layer.device == "cpu"
+    layer(np.zeros((2, 1, 3), np.float32))  # as before
+
+
+def test_a_cell_without_a_cuda_rendering_is_refused_by_name(cupy: ModuleType) -> None:
+    from minimal_gated_unit import MGU
+
+    layer, x = MGU(3, 4, seed=0, device="cuda:0"), cupy.ones((2, 1, 3), "float32")
+    with pytest.raises(
+        ValueError, match=f"cell: expected one with a CUDA rendering .*, got '{layer._network.cell.name}'"
+    ):
+        layer(x)
+    with fastrnn.use_backend("reference"):
+        assert layer(x)[0].shape == (2, 1, 4)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_mask_on_the_recurrent_weights_moves_with_the_layer(dtype: str, cupy: ModuleType) -> None:
+    mask = np.random.default_rng(0).random((5, 5)) < 0.5
+    layer = fastrnn.GRU(3, 5, seed=0, device="cuda:0", dtype=dtype, recurrent=mask)
+    layer.update({"weight_hh_l0": cupy.ones((15, 5), dtype)})
+    cupy_standin.waits.clear()
+    grads = layer.forward(cupy.ones((4, 2, 3), dtype)).backward(cupy.ones((4, 2, 5), dtype))
+    assert cupy_standin.waits == []
+    for array in (layer.params["weight_hh_l0"], grads.params["weight_hh_l0"]):
+        np.testing.assert_array_equal(array._host != 0, np.tile(mask, (3, 1)))
+
+
+def test_the_reference_runs_on_the_gpus_arrays(cupy: ModuleType) -> None:
+    case = Case("lstm", "reference", lengths="random", reset="random", bidirectional=True)
+    problem = draw(case)
+    got = evaluate(make_layer(case, device="cuda:0"), case, on_device(problem))
+    assert_results(case, problem, {name: value._host for name, value in got.items()}, expected(case, problem))

@@ -1,0 +1,94 @@
+"""The compile gate: every variant for every chip, with no GPU; none may spill, and what each needs is printed."""
+
+import nvrtc
+import pytest
+from cases import CUDA_CELLS
+
+from benchmarks.gpu import barriers
+
+pytestmark = pytest.mark.skipif(bool(nvrtc.unavailable()), reason=nvrtc.unavailable())
+CHIPS = ("sm_75", "sm_80", "sm_90a", "sm_100a", "sm_120")
+REGISTERS, SHARED = 255, 48 << 10  # of a thread; bytes of a block that asks for no more: the same on all these chips
+KERNELS = {"step_forward", "project_forward", "step_backward", "project_backward", "initial_backward"}
+GATED = {"gate_forward", "gate_backward"}
+
+
+def offered(dtype: str, chip: str) -> bool:
+    """Whether the backend has this dtype on this chip: cuBLAS multiplies bfloat16 from sm_80 on."""
+    return not (dtype == "bfloat16" and chip == "sm_75")
+
+
+@pytest.mark.parametrize("chip", CHIPS)
+@pytest.mark.parametrize("cell", CUDA_CELLS)
+def test_every_variant_compiles_without_spills(cell: str, chip: str, capsys: pytest.CaptureFixture[str]) -> None:
+    from fastrnn.cuda import source
+
+    if not nvrtc.knows(chip):
+        pytest.skip(f"this NVRTC does not know {chip}")
+    rows = []
+    for variant in source.variants():
+        if variant.cell != cell or not offered(variant.dtype, chip):
+            continue
+        usage = nvrtc.compile_for(chip, source.assemble(variant), source.OPTIONS)
+        assert set(usage) == KERNELS | (GATED if CUDA_CELLS[cell].gated else set())
+        for name, used in usage.items():
+            what = f"{variant} {name} for {chip}"
+            assert used.spills == 0, f"{what} spills {used.spills} bytes"
+            assert used.stack == 0, f"{what} keeps {used.stack} bytes of registers in memory"
+            assert 0 < used.registers <= REGISTERS, what
+            assert used.shared <= SHARED, f"{what} needs {used.shared} bytes of shared memory"
+            assert used.code > 0, what
+            rows.append(f"{chip:8} {variant!s:30} {name:17} {used.registers:9} {used.shared:6} {used.code:6}")
+    with capsys.disabled():
+        print(f"\n{'chip':8} {'variant':30} {'kernel':17} registers shared   code", *rows, sep="\n")
+
+
+@pytest.mark.parametrize("chip", CHIPS)
+def test_the_random_words_compile(chip: str) -> None:
+    from fastrnn.cuda import source
+
+    if not nvrtc.knows(chip):
+        pytest.skip(f"this NVRTC does not know {chip}")
+    usage = nvrtc.compile_for(chip, source.masks(), source.OPTIONS)
+    assert set(usage) == {"random_words"}
+    assert usage["random_words"].spills == 0
+
+
+@pytest.mark.parametrize("kind", [kind for kind in barriers.KINDS if kind != "cooperative groups"])  # needs headers
+def test_the_barriers_compile(kind: str) -> None:
+    chips = ("sm_90a",) if kind == "cluster" else ("sm_75", "sm_90a")
+    for chip in chips:
+        usage = nvrtc.compile_for(chip, barriers.source(kind, 8), ("--std=c++17",))
+        assert usage["exchange_rounds"].spills == 0
+
+
+def test_the_gate_sees_spills_and_errors() -> None:
+    spilling = """
+extern "C" __global__ void __launch_bounds__(1024) spills(const float* x, float* y) {
+  float a[200];
+  for (int k = 0; k < 200; ++k) a[k] = x[k * blockDim.x + threadIdx.x];
+  for (int n = 0; n < 9; ++n)
+    for (int k = 0; k < 200; ++k) a[k] = a[k] * a[(k + 7) % 200] + n;
+  for (int k = 0; k < 200; ++k) y[k * blockDim.x + threadIdx.x] = a[k];
+}
+"""
+    assert nvrtc.compile_for("sm_80", spilling, ())["spills"].spills > 0
+    with pytest.raises(RuntimeError, match='identifier "undeclared" is undefined'):
+        nvrtc.compile_for("sm_80", "__global__ void f() { undeclared(); }", ())
+
+
+def test_bfloat16_is_declined_where_the_chip_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    from fastrnn.cuda import kernels
+    from fastrnn.cuda.source import Variant
+
+    assert [chip for chip in CHIPS if not offered("bfloat16", chip)] == ["sm_75"]
+
+    class Turing:
+        compute_capability = "75"
+
+        def __init__(self, device: int) -> None:
+            pass
+
+    monkeypatch.setattr(kernels.cupy.cuda, "Device", Turing)
+    with pytest.raises(TypeError, match=r"dtype: bfloat16 needs a GPU of compute capability 8.0"):
+        kernels._load.__wrapped__(Variant("lstm", "bfloat16", 1), 0)

@@ -1,0 +1,214 @@
+"""Loops captured in CUDA graphs and replayed, on the stand-in for CuPy: the bits of launched ones, and no stale memory.
+
+The stand-in's capture records addresses without keeping their memory; see cupy_standin.
+"""
+
+from dataclasses import replace
+from functools import partial
+from types import ModuleType
+from typing import Any
+
+import cupy_standin
+import host_kernels
+import numpy as np
+import pytest
+from cases import CUDA_CELLS, Case, assert_results, cuda_cases, draw, expected, make_layer
+from test_cuda import SOME, evaluate_on_device, on_device, to_device
+from tolerance import assert_close, assert_same_bits, rounding
+
+import fastrnn
+
+pytestmark = [
+    pytest.mark.skipif(bool(host_kernels.missing_tools()), reason=host_kernels.missing_tools()),
+    pytest.mark.usefixtures("nothing_to_replay"),
+]
+REPLAYED = [case for _, case in cuda_cases("float32") if case.T >= 4 and case.B > 1 and case.H > 1]
+REPLAYED += [case for name, case in cuda_cases("bfloat16") if name in SOME]
+
+
+@pytest.mark.parametrize("case", REPLAYED, ids=str)
+def test_a_replayed_pass_has_the_bits_of_a_launched_one(case: Case, cupy: ModuleType) -> None:
+    """Other weights, inputs, lengths, resets and gradients each time; all that a graph reads must be renewed."""
+    from fastrnn.cuda import places
+
+    for seed in range(3, 8):  # launched, run in places, captured, replayed, replayed
+        other = replace(case, seed=seed)
+        problem, layer = draw(other), make_layer(other, device="cuda:0")
+        cupy_standin.launches.clear()
+        cupy_standin.replays.clear()
+        replayed = evaluate_on_device(other, problem, layer)
+    passes = case.num_layers * (1 + case.bidirectional)
+    if case.save == "gates":
+        assert len(cupy_standin.replays) == 2 * passes
+        assert set(cupy_standin.launches) <= {"random_words"}
+    else:  # in segments, the last of which is too short
+        assert len(cupy_standin.replays) > 2 * passes
+    places.forget()
+    cupy_standin.replays.clear()
+    launched = evaluate_on_device(other, problem, layer)
+    assert (cupy_standin.replays == []) is (case.save == "gates")  # segments of one pass are alike
+    for name, value in launched.items():
+        assert_same_bits(name, replayed[name], value)
+    assert_results(other, problem, replayed, expected(other, problem))
+
+
+@pytest.mark.parametrize("cell", CUDA_CELLS)
+def test_updates_reach_replayed_passes(cell: str, cupy: ModuleType) -> None:
+    """One parameter at a time, so that none leans on another's change."""
+    case = Case(cell, "cuda", "float32", proj_size=3 if CUDA_CELLS[cell].cell_state else 0)
+    layer, x = make_layer(case, device="cuda:0"), to_device(draw(case).x)
+    for _ in range(4):
+        before = layer(x)[0]
+    for name, value in layer.params.items():
+        layer.update({name: value + 1})
+        after = layer(x)[0]
+        assert len(cupy_standin.replays) > 0
+        assert not np.array_equal(after._host, before._host), name
+        with fastrnn.use_backend("reference"):
+            assert_close(name, after._host, layer(x)[0]._host, rounding("float32", case.T, case.width))
+        before = after
+
+
+def test_passes_that_are_needed_keep_their_memory(cupy: ModuleType) -> None:
+    case = Case("lstm", "cuda", num_layers=2)
+    layer, given = make_layer(case, device="cuda:0"), [on_device(draw(replace(case, seed=k))) for k in range(6)]
+    want = [layer.forward(p.x, p.state).backward(p.d_output, p.d_state).x._host.copy() for p in given]
+    alive = [layer.forward(p.x, p.state) for p in given]  # all at once
+    for _ in range(2):
+        for one, problem, expected_dx in zip(alive, given, want, strict=True):
+            assert_same_bits("d x", one.backward(problem.d_output, problem.d_state).x._host, expected_dx)
+    for one, problem, expected_dx in zip(alive, given, want, strict=True):
+        got = one.backward(problem.d_output, problem.d_state, free=True).x
+        assert_same_bits("d x", got._host, expected_dx)
+        layer.forward(problem.x, problem.state)  # in memory that has been given back
+
+
+def test_memory_for_replays_is_bounded(cupy: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fastrnn.cuda import places
+
+    def run(T: int) -> int:
+        case = Case("gru", "cuda", T=T)
+        layer, x = make_layer(case, device="cuda:0"), to_device(draw(case).x)
+        cupy_standin.replays.clear()
+        for _ in range(4):
+            layer(x)
+        return len(cupy_standin.replays)
+
+    assert run(5) == 2
+    place = places._returned[-1][1]
+    arrays = [*place.states, *place.scratch, place.run.y.array]
+    assert sum(a.nbytes for a in arrays if a is not None and a.shape[0] == 5) <= place.bytes
+    monkeypatch.setattr(places, "MOST_BYTES", place.bytes - 1)
+    assert run(5) == 0
+    monkeypatch.setattr(places, "MOST_BYTES", 2 * place.bytes)
+    for T in (5, 6, 7, 8, 9):
+        run(T)
+        assert sum(one.bytes for of_shape in places._waiting.values() for one in of_shape) <= 2 * place.bytes
+    monkeypatch.setattr(places, "MOST_SHAPES", 3)
+    for T in range(5, 15):
+        run(T)
+        assert len(places._waiting) <= 3
+
+
+def test_a_stream_is_replayed_and_may_be_captured(cupy: ModuleType) -> None:
+    case = Case("lstm", "cuda", T=8, num_layers=2)
+    layer, problem = make_layer(case, device="cuda:0"), on_device(draw(case))
+    want, _ = layer(problem.x)
+    with layer.stream(case.B) as stream:
+        for t in range(4):
+            cupy_standin.launches.clear()
+            cupy_standin.replays.clear()
+            y = stream.step(problem.x[t])
+            assert_close("y", y._host, want._host[t], rounding("float64", case.T, case.width))
+        assert cupy_standin.launches == []
+        assert len(cupy_standin.replays) == 2
+        x = cupy.empty(problem.x.shape[1:], case.dtype)
+        with cupy_standin.Stream(non_blocking=True) as own:
+            own.begin_capture()
+            y = stream.step(x)
+            graph = own.end_capture()
+        for t in range(4, 8):
+            x[...] = problem.x[t]
+            graph.launch()
+            assert_close("y", y._host, want._host[t], rounding("float64", case.T, case.width))
+
+
+# Wrong captures: what, a change of the code under test, what is seen
+def _reads_the_callers_arrays(patch: pytest.MonkeyPatch) -> None:
+    from fastrnn.cuda import places
+
+    make = places.Place.__init__
+
+    def broken(self: Any, cell: Any, packed: Any, run: Any, save: bool) -> None:
+        make(self, cell, packed, run, save)
+        self._forward._launches = partial(places.forward_steps, cell, self.packed, run, self.states, self.scratch)
+
+    patch.setattr(places.Place, "__init__", broken)
+
+
+def _keeps_the_weights(patch: pytest.MonkeyPatch) -> None:
+    from fastrnn.cuda import places
+
+    patch.setattr(places.Place, "holds", lambda self, packed: True)
+
+
+def _allocates(patch: pytest.MonkeyPatch) -> None:
+    from fastrnn.cuda import places
+
+    steps = places.forward_steps
+    patch.setattr(places, "forward_steps", lambda *args: (cupy_standin.empty(3), steps(*args)))
+
+
+def _waits(patch: pytest.MonkeyPatch) -> None:
+    from fastrnn.cuda import places
+
+    steps = places.forward_steps
+    patch.setattr(places, "forward_steps", lambda *args: (bool(args[3].hs[0, 0, 0] > 0), steps(*args)))
+
+
+def _is_cold(patch: pytest.MonkeyPatch) -> None:
+    from fastrnn.cuda import graphs, kernels
+
+    make = graphs.Replayed.__init__
+
+    def broken(self: Any, launches: Any) -> None:
+        make(self, launches)
+        self._warm = True
+        kernels._load.cache_clear()
+        cupy_standin._warm.clear()
+
+    patch.setattr(graphs.Replayed, "__init__", broken)
+
+
+def _gives_back_too_early(patch: pytest.MonkeyPatch) -> None:
+    from fastrnn.cuda import places
+
+    def broken(key: Any, place: Any) -> Any:
+        places.give_back(key, place)
+        return places.Saved(place.states, place)
+
+    patch.setattr(places, "until_dropped", broken)
+
+
+@pytest.mark.parametrize(
+    ("plant", "seen"),
+    [
+        (_reads_the_callers_arrays, "freed|off by"), (_keeps_the_weights, "off by"),
+        (_allocates, "allocated during a capture"), (_waits, "truth value"),
+        (_is_cold, "first of its kind"), (_gives_back_too_early, "off by"),
+    ],
+)  # fmt: skip
+def test_a_wrong_capture_is_caught(plant: Any, seen: str, cupy: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    def passes() -> None:
+        for seed in range(5):
+            case = Case("lstm", "cuda", seed=seed, lengths="random", num_layers=2)
+            problem = draw(case)
+            assert_results(case, problem, evaluate_on_device(case, problem), expected(case, problem))
+
+    passes()
+    from fastrnn.cuda import places
+
+    places.forget()
+    plant(monkeypatch)
+    with pytest.raises(AssertionError, match=seen):
+        passes()

@@ -1,0 +1,101 @@
+"""The kernels on a GPU, where there is one: every option in every dtype against the reference, also replayed."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from cases import CUDA_CELLS, DTYPES, Case, Problem, assert_results, cuda_cases, draw, evaluate, expected, make_layer
+from tolerance import assert_close, assert_same_bits, rounding
+
+from fastrnn import backends, philox, validation
+
+
+def missing() -> str:
+    """Why nothing here can run; empty if it can."""
+    try:
+        import ml_dtypes  # noqa: F401  # gives NumPy bfloat16
+
+        validation.device("cuda:0")
+    except (ImportError, RuntimeError) as error:
+        return f"no kernel runs on a GPU here: {error}"
+    return ""
+
+
+pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
+ALL_DTYPES = (*DTYPES, "float16", "bfloat16")
+SIZES = [(1, 2, 5, 1), (2, 33, 1, 7), (7, 3, 33, 33), (4, 1, 5, 257), (9, 64, 40, 512), (5, 300, 24, 1024)]
+CASES = [
+    *(case for dtype in ALL_DTYPES for _, case in cuda_cases(dtype)),
+    *(Case(cell, "cuda", dtype, *size) for dtype in ALL_DTYPES for cell in CUDA_CELLS for size in SIZES),
+]
+PASSES = 4  # launched, run in place, captured, replayed
+
+
+def to_device(value: Any) -> Any:
+    """Arrays as CuPy's, in the same layout, gaps and all; lengths stay on the host."""
+    import cupy
+
+    if isinstance(value, (tuple, list)):
+        return type(value)(map(to_device, value))
+    if not isinstance(value, np.ndarray):
+        return value
+    whole = value if value.base is None or value.flags.c_contiguous else value.base
+    if whole is value or not isinstance(whole, np.ndarray) or whole.dtype != value.dtype:
+        return cupy.asarray(value)
+    offset = value.__array_interface__["data"][0] - whole.__array_interface__["data"][0]
+    placed = cupy.asarray(whole)
+    return cupy.ndarray(value.shape, value.dtype, placed.data + offset, value.strides)
+
+
+def on_device(problem: Problem) -> Problem:
+    names = ("x", "state", "reset", "d_output", "d_state", "d_cells")
+    return replace(problem, **{name: to_device(getattr(problem, name)) for name in names})
+
+
+def evaluate_on_device(case: Case, problem: Problem, layer: Any) -> dict[str, np.ndarray]:
+    return {name: value.get() for name, value in evaluate(layer, case, on_device(problem)).items()}
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_agrees_with_the_reference(case: Case) -> None:
+    problem, layer = draw(case), make_layer(case, device="cuda:0")
+    want = expected(case, problem)
+    first = evaluate_on_device(case, problem, layer)
+    assert_results(case, problem, first, want)
+    for _ in range(PASSES - 1):
+        for name, value in evaluate_on_device(case, problem, layer).items():
+            assert_same_bits(name, value, first[name])
+
+
+@pytest.mark.parametrize("cell", CUDA_CELLS)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_small_cases(cell: str, dtype: str) -> None:
+    """For compute-sanitizer: few launches, every kernel, and no pool, in which a wrong address would not show."""
+    import cupy
+
+    with cupy.cuda.using_allocator(None):
+        for H in (5, 24):
+            case = Case(cell, "cuda", dtype, H=H, lengths="random", reset="random", bidirectional=True)
+            problem = draw(case)
+            got = evaluate_on_device(case, problem, make_layer(case, device="cuda:0"))
+            assert_results(case, problem, got, expected(case, problem))
+
+
+@pytest.mark.parametrize("cell", CUDA_CELLS)
+def test_a_stream_equals_the_whole_sequence(cell: str) -> None:
+    case = Case(cell, "cuda", "float32", T=8, H=33, num_layers=2)
+    layer, x = make_layer(case, device="cuda:0"), to_device(draw(case).x)
+    y, _ = layer(x)
+    with layer.stream(case.B) as stream:
+        ys = np.stack([stream.step(x_t).get() for x_t in x])
+    assert_close("y", ys, y.get(), rounding("float32", case.T * case.num_layers, case.width))
+
+
+@pytest.mark.parametrize("count", [1, 3, 513, 2049])
+def test_random_words_are_those_of_philox(count: int) -> None:
+    import cupy
+
+    seed, counter = 0x0123456789ABCDEF, (2**32 + 5, 3, philox.DROPOUT)
+    got = backends.module("cuda").random_words(cupy, seed, counter, count)
+    assert_same_bits("words", got.get(), philox.random_words(np, seed, counter, count))
