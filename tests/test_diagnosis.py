@@ -75,6 +75,8 @@ def test_unbatched_input_and_initial_state():
     flow = gradient_flow(layer, x, h_0)
     assert_close("h", flow.h, gradient_flow(layer, x[:, None], h_0[:, None]).h, rounding("float64", 6, 5))
     assert len(gradient_flow(layer, x[:0], h_0).h) == 1
+    assert gradient_flow(MAKE["lstm"](), x[:0]).c.tolist() == [0.0]
+    assert gradient_flow(layer, x, np.full_like(h_0, np.nan)).h[-1] == pytest.approx(5**0.5)  # of ones, whatever h_T is
 
 
 @pytest.mark.parametrize("diagonal", [(1.2, 2.0, 1.1), (0.8, 0.1, 0.9)], ids=["explodes", "vanishes"])

@@ -42,10 +42,10 @@ def gradient_flow(
     if layer.num_layers != 1 or layer.bidirectional:
         raise ValueError(f"layer: expected one layer and one direction, got {layer!r}")
     whole = layer.forward(x, state)
+    lstm = isinstance(whole.state, tuple)
     if d_output is None and d_state is None:
-        h_n = whole.state[0] if isinstance(whole.state, tuple) else whole.state
-        ones = h_n * 0 + 1
-        d_state = (ones, None) if isinstance(whole.state, tuple) else ones
+        ones = _ones_like(whole.state[0] if lstm else whole.state)
+        d_state = (ones, None) if lstm else ones
     whole.backward(d_output, d_state)  # checks the gradients before they are cut into steps
     time = 1 if layer.batch_first and x.ndim == 3 else 0
     cut = [(slice(None),) * time + (slice(t, t + 1),) for t in range(x.shape[time])]
@@ -58,7 +58,7 @@ def gradient_flow(
         d_state = backwards[t](None if d_output is None else d_output[cut[t]], d_state).state
         norms.append(_norms(d_state, None if d_output is None or t == 0 else d_output[cut[t - 1]]))
     h, c = np.array(norms[::-1]).T
-    return GradientFlow(h, c if isinstance(state, tuple) else None)
+    return GradientFlow(h, c if lstm else None)
 
 
 def _norms(d_state: Any, d_output: Array | None) -> tuple[float, float]:
@@ -66,6 +66,13 @@ def _norms(d_state: Any, d_output: Array | None) -> tuple[float, float]:
     d_h, d_c = d_state if isinstance(d_state, tuple) else (d_state, None)
     parts = [part.reshape(-1) for part in (d_h, d_output) if part is not None]
     return _norm(sum(parts[1:], parts[0])) if parts else 0.0, 0.0 if d_c is None else _norm(d_c)
+
+
+def _ones_like(values: Array) -> Array:
+    xp = array_module(values)
+    assert xp is not None, "an array of a layer"
+    ones: Array = xp.ones_like(values)
+    return ones
 
 
 def _norm(values: Array) -> float:
