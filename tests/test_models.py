@@ -24,6 +24,7 @@ from fastrnn.models import (
     autoencode,
     forecast,
     numerals,
+    python_stdlib,
     tag,
     translate,
 )
@@ -538,11 +539,12 @@ def test_source_is_labelled_as_pythons_tokenizer_says(level):
 
 
 def test_source_files_are_held_out_whole_and_blocks_cut_no_string():
-    corpus = tag.python_source("token", 300_000)
+    corpus = tag.python_source("token", 600_000)
     train, held_out = ({tuple(s.tokens) for s in part} for part in (corpus.train, corpus.held_out))
     assert len(train) > 300
     assert len(held_out) > 10
     assert not train & held_out
+    assert all(python_stdlib(1)[1:])  # however little is asked for, something is held out
     for sentence in corpus.train[:200]:
         assert len("".join(sentence.tokens)) <= 800
         assert sentence.tokens[-1] == "\n"
@@ -569,7 +571,7 @@ def test_blocks_cut_no_string_and_what_was_seen_in_training_is_not_measured(monk
 
 def test_tokens_of_strings_are_learnt_by_their_place():
     """The quick version: a fifth of the text and of the steps, F1 far above the most frequent label."""
-    corpus = tag.python_source("token", 300_000)
+    corpus = tag.python_source("token", 600_000)
     model = Tagger.of(corpus.train, hidden=32, embedding=24, seed=0)
     model.fit(corpus, Schedule(steps=150, batch=16, lr=1e-2))
     baseline, found = tag.most_frequent_label(corpus.train, corpus.held_out), model.scores(corpus.held_out)

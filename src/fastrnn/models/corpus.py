@@ -40,7 +40,7 @@ def python_stdlib(characters: int = STDLIB_CHARACTERS) -> Corpus:
     one in 20 of them is held out.
 
     Args:
-        characters: stop after the file that reaches this many.
+        characters: stop after the file that reaches this many, if one is held out by then.
 
     Raises:
         FileNotFoundError: this Python has no source files.
@@ -49,7 +49,7 @@ def python_stdlib(characters: int = STDLIB_CHARACTERS) -> Corpus:
     parts: tuple[list[str], list[str]] = ([], [])
     total = 0
     for digest, path in sorted((_digest(path.relative_to(root)), path) for path in _modules(root)):
-        if total >= characters:
+        if total >= characters and all(parts):
             break
         with tokenize.open(path) as file:  # obeys the file's own encoding line
             text = file.read()
