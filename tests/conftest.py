@@ -43,3 +43,14 @@ def nothing_to_replay(cupy: ModuleType) -> None:
     from fastrnn.cuda import places
 
     places.forget()
+
+
+@pytest.fixture(scope="module")
+def one_torch_thread() -> Iterator[None]:
+    """For small cases: waking torch's threads for each of their steps takes longer than the steps."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -107,6 +107,15 @@ class Recurrent(Generic[S]):
         )
         return layer
 
+    @classmethod
+    def _without_parameters(cls, **arguments: Any) -> Any:
+        """A layer that checks calls and knows names and shapes, for an adapter whose library owns the parameters."""
+        bound = inspect.signature(cls).bind(**arguments)
+        bound.apply_defaults()
+        layer = cls.__new__(cls)
+        layer._configure(validation.constructor(bound.arguments))
+        return layer
+
     def _configure(self, arguments: dict[str, Any]) -> None:
         """Set what follows from the constructor's arguments alone."""
         self._arguments = arguments

@@ -54,5 +54,6 @@ def kept(xp: ModuleType, words: Array, p: float) -> Array:
 
 def keep_scale(xp: ModuleType, words: Array, p: float, shape: tuple[int, ...], dtype: Any) -> Array:
     """Return the inverted-dropout factors: 1 / (1 - p) where kept, else 0."""
-    scale: Array = (kept(xp, words, p).reshape(shape) * (1.0 / (1.0 - p))).astype(dtype)
+    factor = 1.0 / (1.0 - p) if p < 1 else 0.0  # torch's modules allow p = 1
+    scale: Array = (kept(xp, words, p).reshape(shape) * factor).astype(dtype)
     return scale

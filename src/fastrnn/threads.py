@@ -3,11 +3,29 @@
 from __future__ import annotations
 
 import os
+from contextvars import ContextVar, Token
 
 from fastrnn import validation
 
 VARIABLE = "FASTRNN_NUM_THREADS"
 _number: int | None = None
+_borrowed: ContextVar[int | None] = ContextVar("fastrnn_num_threads", default=None)
+
+
+class Limited:
+    """Inside the `with` block, calls of this thread or task use up to `number` threads: an adapter's own setting."""
+
+    __slots__ = ("_number", "_token")
+    _token: Token[int | None]
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+
+    def __enter__(self) -> None:
+        self._token = _borrowed.set(self._number)
+
+    def __exit__(self, *error: object) -> None:
+        _borrowed.reset(self._token)
 
 
 def set_num_threads(number: int) -> None:
@@ -26,6 +44,9 @@ def get_num_threads() -> int:
     Raises:
         ValueError: FASTRNN_NUM_THREADS is not a positive integer.
     """
+    borrowed = _borrowed.get()
+    if borrowed is not None:
+        return borrowed
     if _number is not None:
         return _number
     text = os.environ.get(VARIABLE)

@@ -1,0 +1,261 @@
+"""One call on the kernels, and its place in torch's graph of gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from fastrnn import backends, sequence, threads
+from fastrnn.arrays import Array
+from fastrnn.recurrence import Columns
+from fastrnn.torch import steps
+from fastrnn.torch.snapshot import Snapshot
+from fastrnn.torch.spec import Spec
+
+NOWHERE = Columns(np.empty((0, 0, 0)), 0, 0)  # where an output was written does not matter to its gradient
+
+
+class Dropout(NamedTuple):
+    """Dropout between the layers of one call: the rate, and the seed of the masks."""
+
+    rate: float
+    seed: int
+
+
+class Call(NamedTuple):
+    """One call: its constants, its weights, and the arguments that have no gradient."""
+
+    spec: Spec
+    layer: Any  # the core's, without parameters
+    snapshot: Snapshot | None  # None where the steps run as torch operations
+    dropout: Dropout | None
+    lengths: Any
+    reset: Any
+
+    @property
+    def network(self) -> sequence.Network:
+        """The core's network, with the dropout of this call."""
+        network: sequence.Network = self.layer._network
+        return network if self.dropout is None else network._replace(dropout=self.dropout.rate, seed=self.dropout.seed)
+
+    def inputs(self, x: Array, h: Array | None, c: Array | None) -> tuple[sequence.Inputs, bool]:
+        """Check the arguments; return them as the core takes them, and whether they were batched."""
+        if self.spec.single:
+            x, h, c = x[None], None if h is None else h[None], None if c is None else c[None]
+        state = h if not self.spec.cell_state else None if h is None and c is None else (h, c)
+        return self.layer._inputs(x, state, self.lengths, self.reset)  # type: ignore[no-any-return]
+
+    def time_first(self, a: Array | None, batched: bool) -> Array | None:
+        """An array over time from the module's layout to [T, B, N]."""
+        if a is None or not batched:
+            return a if a is None else a[:, None]
+        return a.transpose(1, 0, 2) if self.spec.batch_first else a
+
+    def states(self, h: Array, c: Array | None, batched: bool) -> list[Array]:
+        """States, or their gradients, in the module's layout."""
+        parts = [h] if c is None else [h, c]
+        if not batched:
+            parts = [part[:, 0] for part in parts]
+        return [part[0] for part in parts] if self.spec.single else parts
+
+
+def numpy(tensor: Tensor | None) -> Array | None:
+    """The tensor's memory as an array."""
+    if tensor is None:
+        return None
+    return tensor.detach().numpy() if tensor.requires_grad else tensor.numpy()  # type: ignore[no-any-return]
+
+
+def forward(call: Call, x: Tensor, h: Tensor | None, c: Tensor | None, save: bool) -> tuple[list[Tensor], Any]:
+    """Run the kernels; return y, h_n, c_n, c of every layer (those that the call has), and what backward needs."""
+    spec, layer, snapshot = call.spec, call.layer, call.snapshot
+    assert snapshot is not None, "a call on the kernels has packed weights"
+    with threads.Limited(torch.get_num_threads()):
+        inputs, batched = call.inputs(numpy(x), numpy(h), numpy(c))  # type: ignore[arg-type]
+        output = sequence.forward(
+            call.network, snapshot.backend, snapshot.packed, inputs, save=save or spec.cells,
+            call=None if call.dropout is None else 0, batch_first=spec.batch_first and batched,
+        )  # fmt: skip
+        arrays = [] if spec.single else [layer._laid_out(output.y, batched)]
+        arrays += call.states(output.h_n, output.c_n, batched)
+        if spec.cells:
+            found = sequence.cells(call.network, snapshot.backend, snapshot.packed, output.passes)
+            arrays += [layer._laid_out(c_t, batched) for c_t in found]
+    return list(map(torch.from_numpy, arrays)), (inputs, batched, output.passes)
+
+
+def backward(
+    call: Call, inputs: sequence.Inputs, batched: bool, passes: list[sequence.Pass], given: Sequence[Tensor | None]
+) -> list[Tensor | None]:
+    """Gradients of x, h_0, c_0 and the weights from those of the outputs, None standing for zero."""
+    assert call.snapshot is not None, "a call on the kernels has packed weights"
+    spec, rest = call.spec, [numpy(g) for g in given]
+    dy = None if spec.single else call.time_first(rest.pop(0), batched)
+    if spec.single:
+        rest = [None if g is None else g[None] for g in rest]
+    dh, dc = (g if g is None or batched else g[:, None] for g in (*rest, None)[:2])
+    dcells = [call.time_first(g, batched) for g in rest[2:]] if spec.cells else None
+    with threads.Limited(torch.get_num_threads()):
+        grads = sequence.backward(
+            call.network, call.snapshot.backend, call.snapshot.packed, inputs, passes, dy, dh,
+            dc if spec.cell_state else None, dcells, batch_first=spec.batch_first and batched,
+        )  # fmt: skip
+    dx = call.layer._laid_out(grads.x, batched)
+    states = call.states(grads.h0, grads.c0, batched)
+    weights = [value for w in grads.weights for value in w if value is not None]
+    found = [torch.from_numpy(a) for a in (dx[0] if spec.single else dx, *states, *weights)]
+    return found if spec.cell_state else [*found[:2], None, *found[2:]]
+
+
+class _Number(int):
+    """Stands for an array that is kept as a tensor: x is -1, the others count from 0."""
+
+
+def put_away(passes: list[sequence.Pass], x: Array) -> tuple[list[Any], list[Tensor]]:
+    """Take the arrays out of `passes`, as tensors for autograd to keep, to free, and to hand to its hooks."""
+    numbers, tensors = {id(x): _Number(-1)}, list[Tensor]()
+
+    def number(value: Any) -> Any:
+        if type(value) is np.ndarray:
+            if not value.size:
+                return value
+            if id(value) not in numbers:
+                numbers[id(value)] = _Number(len(tensors))
+                tensors.append(torch.from_numpy(value))
+            return numbers[id(value)]
+        return None if value is None else _mapped(value, number)
+
+    return [_of_pass(each, number) for each in passes], tensors
+
+
+def fetch(stripped: list[Any], x: Array, tensors: Sequence[Tensor]) -> list[sequence.Pass]:
+    """Undo `put_away`."""
+    arrays = [tensor.numpy() for tensor in tensors]
+
+    def array(value: Any) -> Any:
+        if type(value) is _Number:
+            return x if value < 0 else arrays[value]
+        return value if value is None or type(value) is np.ndarray else _mapped(value, array)
+
+    return [_of_pass(each, array) for each in stripped]
+
+
+def _of_pass(each: Any, change: Any) -> Any:
+    """The pass with every large array changed, and without its output."""
+    runs = [run._replace(x=change(run.x), y=NOWHERE) for run in each.runs]
+    return sequence.Pass(runs, [_mapped(saved, change) for saved in each.saved], change(each.scale))
+
+
+def _mapped(value: Any, change: Any) -> Any:
+    parts = map(change, value)
+    return list(parts) if type(value) is list else type(value)(*parts)
+
+
+class Recurrence(torch.autograd.Function):
+    """A call as one node of the graph."""
+
+    @classmethod
+    def apply(cls, *arguments: Any) -> Any:
+        """Go to torch's engine directly: Function.apply inspects forward's signature each time, for 50 us.
+
+        What else it does concerns torch.func transforms alone, which never come here.
+        """
+        return super(torch.autograd.Function, cls).apply(*arguments)
+
+    @staticmethod
+    def forward(call: Call, kept: list[Any], x: Tensor, h: Any, c: Any, *weights: Tensor) -> tuple[Tensor, ...]:
+        """Run the kernels; leave what backward needs in `kept`."""
+        outputs, (inputs, batched, passes) = forward(call, x, h, c, save=True)
+        stripped, tensors = put_away(passes, inputs.x)
+        sizes_of_x = np.broadcast_to(inputs.x.dtype.type(0), inputs.x.shape)  # autograd keeps x itself
+        kept += inputs._replace(x=sizes_of_x), batched, stripped, tensors
+        return tuple(outputs)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        """Give the tensors to autograd, which watches over writes to them and frees them."""
+        ctx.call, kept, *given = inputs
+        *ctx.kept, tensors = kept
+        ctx.given = len(given)
+        ctx.save_for_backward(*given, *tensors)
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, *given: Tensor | None) -> tuple[Any, ...]:
+        """Gradients by the kernels; by torch operations where they must be differentiable themselves."""
+        saved, needed = ctx.saved_tensors, ctx.needs_input_grad[2:]
+        arguments, tensors = saved[: ctx.given], saved[ctx.given :]
+        inputs, batched, stripped = ctx.kept
+        if torch.is_grad_enabled() or steps_needed(given) or _batched():
+            found = differentiable(ctx.call, inputs, arguments, needed, given)
+        else:
+            x = arguments[0].detach().numpy()
+            x = ctx.call.time_first(x[None] if ctx.call.spec.single else x, batched)
+            passes = fetch(stripped, x, tensors)
+            found = backward(ctx.call, inputs._replace(x=x), batched, passes, given)
+        return None, None, *(g if need else None for g, need in zip(found, needed, strict=True))
+
+
+def steps_needed(tensors: Sequence[Tensor | None]) -> bool:
+    """Whether forward-mode tangents or a torch.func transform must see every operation."""
+    if torch._C._are_functorch_transforms_active():
+        return True
+    if forward_ad._current_level < 0:
+        return False
+    return any(t is not None and forward_ad.unpack_dual(t).tangent is not None for t in tensors)
+
+
+def _batched() -> bool:
+    """Whether a gradient may stand for many, as torch.autograd.grad(is_grads_batched=True) has them."""
+    level: int = torch._C._vmapmode_increment_nesting()  # torch tells the depth in no other way
+    torch._C._vmapmode_decrement_nesting()
+    return level > 1
+
+
+def by_steps(call: Call, inputs: sequence.Inputs, x: Tensor, h: Any, c: Any, weights: Sequence[Tensor]) -> list[Tensor]:
+    """The call as torch operations; of `inputs` only the sizes, lengths and reset matter."""
+    lengths, reset = (None if a is None else torch.from_numpy(a) for a in (inputs.lengths, inputs.reset))
+    return steps.run(call.spec, x, h, c, weights, lengths, reset, _scales(call, *inputs.x.shape[:2]))
+
+
+def sizes(call: Call, x: Tensor, h: Tensor | None, c: Tensor | None) -> sequence.Inputs:
+    """Check a call's arguments of which a torch.func transform hides the numbers."""
+
+    def stand_in(tensor: Tensor | None) -> Any:
+        return None if tensor is None else np.broadcast_to(np.zeros((), call.layer.dtype), tuple(tensor.shape))
+
+    return call.inputs(*map(stand_in, (x, h, c)))[0]
+
+
+def _scales(call: Call, steps: int, batch: int) -> list[Tensor | None]:
+    """Dropout's factors for every layer but the last: those of the kernels."""
+    if call.dropout is None:
+        return []
+    network, backend = call.network, backends.module("cpu")
+    y = np.empty((steps, batch, network.num_directions * network.output_size), call.layer.dtype)
+    factors = [sequence._dropout(np, network, backend, y, 0, layer) for layer in range(network.num_layers - 1)]
+    return [None if f is None else torch.from_numpy(f) for f in factors]
+
+
+def differentiable(
+    call: Call, inputs: sequence.Inputs, arguments: Sequence[Any], needed: Sequence[bool], given: Sequence[Any]
+) -> list[Tensor | None]:
+    """The gradients again, as torch operations on the call's arguments."""
+    create_graph = torch.is_grad_enabled()
+    with torch.enable_grad():
+        # Aliases, since one argument may have been computed from another: each gradient is through this call alone.
+        aliases = [None if a is None else a.view_as(a) for a in arguments]
+        outputs = by_steps(call, inputs, aliases[0], aliases[1], aliases[2], aliases[3:])
+        pairs = [(o, g) for o, g in zip(outputs, given, strict=True) if g is not None]
+        wanted = [a for a, need in zip(aliases, needed, strict=True) if need]
+        found = iter(
+            torch.autograd.grad(
+                [o for o, _ in pairs], wanted, [g for _, g in pairs], create_graph=create_graph, allow_unused=True
+            )
+        )
+    return [next(found) if need else None for need in needed]

@@ -1,0 +1,58 @@
+"""What is fixed for a call of a module, in a form that torch.compile can trace and a cache can look up."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import torch
+
+import fastrnn
+
+KINDS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "RNN_TANH": (fastrnn.RNN, {"nonlinearity": "tanh"}),
+    "RNN_RELU": (fastrnn.RNN, {"nonlinearity": "relu"}),
+    "RNN_IDENTITY": (fastrnn.RNN, {"nonlinearity": "identity"}),
+    "LSTM": (fastrnn.LSTM, {}),
+    "GRU": (fastrnn.GRU, {}),
+    "GRU_RESET_BEFORE": (fastrnn.GRU, {"reset_after": False}),
+}
+
+DTYPES = {torch.float32: "float32", torch.float64: "float64"}
+
+
+class Spec(NamedTuple):
+    """A call's constants. mode: key of KINDS. single: one step without the axis of time, as the cells take it."""
+
+    mode: str
+    input_size: int
+    hidden_size: int
+    num_layers: int
+    bias: bool
+    batch_first: bool
+    bidirectional: bool
+    proj_size: int
+    single: bool
+    cells: bool  # c after every step is an output too
+
+    @property
+    def cell_state(self) -> bool:
+        """Whether the state is a pair (h, c)."""
+        return self.mode == "LSTM"
+
+    @property
+    def outputs(self) -> int:
+        """How many tensors a call yields: y (but for a single step), h_n, c_n, and c of every layer."""
+        return (not self.single) + 1 + self.cell_state + self.num_layers * self.cells
+
+
+@lru_cache(maxsize=1024)
+def layer(spec: Spec, dtype: str) -> Any:
+    """The core's layer, without parameters: its checks, names, shapes and layouts."""
+    kind, options = KINDS[spec.mode]
+    if spec.cell_state:
+        options = {"proj_size": spec.proj_size}
+    return kind._without_parameters(
+        input_size=spec.input_size, hidden_size=spec.hidden_size, num_layers=spec.num_layers, bias=bool(spec.bias),
+        batch_first=spec.batch_first, bidirectional=spec.bidirectional, dtype=dtype, seed=0, **options,
+    )  # fmt: skip
