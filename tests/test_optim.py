@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from fastrnn import ShapeError
-from fastrnn.optim import Adam, clip_by_global_norm
+from fastrnn.optim import SGD, Adam, AdamW, ReduceLROnPlateau, clip_by_global_norm
 from tests import tolerance
 
 SHAPES = {"weight": (7, 33), "bias": (1,), "table": (3, 5, 2)}
@@ -124,3 +124,99 @@ def test_clipping_refuses_what_it_cannot_scale():
         clip_by_global_norm({"a": np.ones(2)}, 0.0)
     with pytest.raises(TypeError, match="numpy or cupy"):
         clip_by_global_norm({"a": torch.ones(2)}, 1.0)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    ("ours", "theirs", "options"),
+    [
+        (AdamW, torch.optim.AdamW, {}),
+        (AdamW, torch.optim.AdamW, {"lr": 0.05, "betas": (0.8, 0.9), "weight_decay": 0.3}),
+        (AdamW, torch.optim.AdamW, {"weight_decay": 0.0}),
+        (SGD, torch.optim.SGD, {"lr": 0.1}),
+        (SGD, torch.optim.SGD, {"lr": 0.1, "momentum": 0.9}),
+        (SGD, torch.optim.SGD, {"lr": 0.1, "momentum": 0.7, "nesterov": True}),
+    ],
+)
+def test_other_optimisers_are_torchs_at_every_step(dtype, ours, theirs, options):
+    params = start(0, dtype)
+    tensors = {name: torch.from_numpy(array.copy()).requires_grad_() for name, array in params.items()}
+    optimiser, want = ours(**options), theirs(tensors.values(), foreach=False, **options)
+    for step in range(STEPS):
+        optimiser.lr = want.param_groups[0]["lr"] = optimiser.lr * 0.95
+        grads = start(step + 1, dtype)
+        for name, tensor in tensors.items():
+            tensor.grad = torch.from_numpy(grads[name].copy())
+        want.step()
+        before = {name: array.copy() for name, array in (params | grads).items()}
+        updated = optimiser.step(params, grads)
+        for name in SHAPES:
+            np.testing.assert_array_equal((params | grads)[name], before[name], err_msg=f"{name}: input written")
+            assert updated[name].dtype == dtype
+            error = tolerance.error(updated[name], tensors[name].detach().numpy())
+            assert error <= tolerance.rounding(dtype, step, 1), f"{name} after step {step}"
+        params = updated
+
+
+def test_momentum_restored_from_its_state_goes_on_with_the_same_bits():
+    params, sgd = start(0, "float32"), SGD(0.1, 0.9)
+    for seed in (1, 2):
+        params = sgd.step(params, start(seed, "float32"))
+    state, restored = sgd.state_dict(), SGD(0.1, 0.9)
+    restored.load_state_dict(state)
+    want = sgd.step(params, start(3, "float32"))
+    state["m.weight"][:] = 0
+    for name, array in restored.step(params, start(3, "float32")).items():
+        np.testing.assert_array_equal(array, want[name])
+    with pytest.raises(ValueError, match="params: expected the names"):
+        restored.step({"bias": params["bias"]}, {"bias": params["bias"]})
+    with pytest.raises(ValueError, match="state: expected m"):
+        restored.load_state_dict({"step": np.array(1)})
+
+
+@pytest.mark.parametrize("mode", ["min", "max"])
+@pytest.mark.parametrize("threshold_mode", ["rel", "abs"])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"factor": 0.5, "patience": 0}, {"patience": 2, "cooldown": 3, "threshold": 0.05}, {"min_lr": 0.02},
+     {"patience": 1, "eps": 0.03}],
+    ids=str,
+)  # fmt: skip
+def test_plateau_has_torchs_sequence(mode, threshold_mode, options):
+    options = {"patience": 3, "mode": mode, "threshold_mode": threshold_mode, **options}
+    tensor = torch.zeros(1, requires_grad=True)
+    optimiser = torch.optim.SGD([tensor], lr=0.1)
+    want = torch.optim.lr_scheduler.ReduceLROnPlateau(optimiser, **options)
+    plateau, lr, reductions = ReduceLROnPlateau(**options), 0.1, 0
+    rng = np.random.default_rng(0)
+    for step in range(120):
+        trend = (1 / (1 + step) if step < 60 else -0.1 + 0.001 * (step % 7)) * (1 if mode == "min" else -1)
+        value = float(trend + 0.05 * rng.standard_normal())
+        if step % 10 == 0:  # a run that is broken off and restored goes on alike
+            state, plateau = plateau.state_dict(), ReduceLROnPlateau(**options)
+            plateau.load_state_dict(state)
+        before, lr = lr, plateau.step(value, lr)
+        want.step(value)
+        assert lr == optimiser.param_groups[0]["lr"], step
+        reductions += lr < before
+    assert reductions >= 1
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: SGD(-1.0), ValueError, "lr: expected"),
+        (lambda: SGD(0.1, 1.0), ValueError, "momentum: expected 0 <= p < 1"),
+        (lambda: SGD(0.1, nesterov=True), ValueError, "nesterov: expected False without momentum"),
+        (lambda: SGD(0.1, 0.5, nesterov=1), TypeError, "nesterov: expected a bool"),
+        (lambda: AdamW(weight_decay=-0.1), ValueError, "weight_decay: expected at least 0"),
+        (lambda: ReduceLROnPlateau("least"), ValueError, "mode: expected one of 'min', 'max'"),
+        (lambda: ReduceLROnPlateau(factor=1.0), ValueError, "factor: expected 0 < factor < 1"),
+        (lambda: ReduceLROnPlateau(patience=-1), ValueError, "patience: expected at least 0"),
+        (lambda: ReduceLROnPlateau(threshold=-1.0), ValueError, "threshold: expected at least 0"),
+        (lambda: ReduceLROnPlateau(threshold_mode="x"), ValueError, "threshold_mode: expected one of"),
+    ],
+)
+def test_options_out_of_range_are_refused(call, error, message):
+    with pytest.raises(error, match=message):
+        call()

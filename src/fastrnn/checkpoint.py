@@ -24,10 +24,18 @@ def write(path: str | os.PathLike[str], tensors: Mapping[str, Array], descriptio
     """
     from safetensors.numpy import save
 
+    write_bytes(path, save(dict(tensors), metadata={KEY: json.dumps({"format": FORMAT, **description})}))
+
+
+def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write a file that appears whole under its name, or not at all: the old one stays then.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
     target = Path(path)
     if not target.parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(target.parent))
-    data = save(dict(tensors), metadata={KEY: json.dumps({"format": FORMAT, **description})})
     handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     try:
         with os.fdopen(handle, "wb") as file:

@@ -260,6 +260,15 @@ def beside(name: str, value: object, shape: tuple[int | None, ...], like: Array,
     return xp
 
 
+def mask(name: str, value: object, shape: tuple[int, ...], like: Array) -> None:
+    """Check that `value` is an array of bools of this shape, of `like`'s module."""
+    wanted = f"{name}: expected [{', '.join(map(str, shape))}] bool"
+    if type(value) is not type(like) or value.dtype != bool:
+        raise TypeError(f"{wanted} as a {type(like).__module__} array, got {describe(value)}")
+    if value.shape != shape:
+        raise ShapeError(f"{wanted}, got {describe(value)}")
+
+
 def _has_shape(value: Array, shape: Sequence[int | str]) -> bool:
     if value.ndim != len(shape):
         return False

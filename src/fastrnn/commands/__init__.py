@@ -8,7 +8,8 @@ import typer
 
 import fastrnn
 from fastrnn.bench.cli import bench
-from fastrnn.commands import charlm
+from fastrnn.commands import autoencode, charlm, forecast, tag, translate
+from fastrnn.commands.gradflow import gradflow
 from fastrnn.commands.info import info
 
 app = typer.Typer(
@@ -17,8 +18,12 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_show_locals=False,
 )
-app.add_typer(charlm.app, name="charlm")
+for name, model in (
+    ("charlm", charlm), ("forecast", forecast), ("tag", tag), ("translate", translate), ("autoencode", autoencode),
+):  # fmt: skip
+    app.add_typer(model.app, name=name)
 app.command()(bench)
+app.command()(gradflow)
 app.command()(info)
 
 

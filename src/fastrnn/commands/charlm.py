@@ -10,8 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
-import fastrnn
 from fastrnn.commands.console import fail, one_line_errors
+from fastrnn.commands.options import Device, Threads, prepare
 from fastrnn.commands.progress import Bar, interruptible
 from fastrnn.models import CharLM, Corpus, Progress, Settings, Watch, python_stdlib, text_file
 from fastrnn.models.ngram import NGram
@@ -53,10 +53,8 @@ def train(
     lr: Annotated[float | None, _option("lr", "Learning rate at the start.")] = None,
     clip: Annotated[float | None, _option("clip", "Greatest norm of the gradients.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of all that is random.", show_default="0")] = None,
-    threads: Annotated[
-        int | None,
-        typer.Option(help="Of every layer; the result does not depend on it.", show_default="all cores"),
-    ] = None,
+    device: Device = "cpu",
+    threads: Threads = None,
     report_every: Annotated[int, typer.Option(help="Steps between reports, and between checkpoints.")] = 100,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the result.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
@@ -72,8 +70,7 @@ def train(
     with one_line_errors():
         if resume is not None and given:
             fail(f"--{next(iter(given))}: expected nothing, --resume goes on as the run began; got {given}")
-        if threads is not None:
-            fastrnn.set_num_threads(threads)
+        prepare(device, threads)
         target = out or resume or CHECKPOINT
         _check_writable(target)
         model = CharLM.load(resume) if resume is not None else None
@@ -98,10 +95,13 @@ def sample(
     temperature: Annotated[float, typer.Option(help="1: as learnt; less: bolder; 0: always the likeliest.")] = 0.8,
     length: Annotated[int, typer.Option(help="Characters to write.")] = 500,
     seed: Annotated[int | None, typer.Option(help="Of the draws.", show_default="a new one")] = None,
+    device: Device = "cpu",
+    threads: Threads = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Write text with a trained character language model."""
     with one_line_errors():
+        prepare(device, threads)
         written = CharLM.load(checkpoint).sample(start, length, temperature, seed)
     typer.echo(json.dumps({"start": start, "sample": written}) if as_json else written)
 

@@ -40,7 +40,7 @@ def python_stdlib(characters: int = STDLIB_CHARACTERS) -> Corpus:
     one in 20 of them is held out.
 
     Args:
-        characters: stop after the file that reaches this many.
+        characters: stop after the file that reaches this many, if one is held out by then.
 
     Raises:
         FileNotFoundError: this Python has no source files.
@@ -49,7 +49,7 @@ def python_stdlib(characters: int = STDLIB_CHARACTERS) -> Corpus:
     parts: tuple[list[str], list[str]] = ([], [])
     total = 0
     for digest, path in sorted((_digest(path.relative_to(root)), path) for path in _modules(root)):
-        if total >= characters:
+        if total >= characters and all(parts):
             break
         with tokenize.open(path) as file:  # obeys the file's own encoding line
             text = file.read()
@@ -69,16 +69,26 @@ def text_file(path: Path) -> Corpus:
         OSError: the file cannot be read.
         ValueError: it is not UTF-8, or holds fewer than 30 characters.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path}: expected UTF-8 text, got byte 0x{error.object[error.start]:02x} at offset {error.start}"
-        ) from error
+    text = read_text(path)
     held_out = int(len(text) * HELD_OUT_PART)
     if held_out < 3:
         raise ValueError(f"{path}: expected a text of at least 30 characters, got {len(text) or 'an empty file'}")
     return Corpus(path.name, text[:-held_out], text[-held_out:])
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a UTF-8 file, without a byte order mark.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is not UTF-8; with the place.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path}: expected UTF-8 text, got byte 0x{error.object[error.start]:02x} at offset {error.start}"
+        ) from error
 
 
 def _modules(root: Path) -> Iterator[Path]:

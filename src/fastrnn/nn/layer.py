@@ -14,7 +14,7 @@ from fastrnn.arrays import Array
 class Gradients(NamedTuple):
     """Gradients of the loss with respect to a layer's input and parameters."""
 
-    x: Array | None  # the shape of x; None where x is an index
+    x: Any  # an array of the shape of x; None where x is an index
     params: dict[str, Array]
 
 

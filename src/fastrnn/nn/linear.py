@@ -7,11 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from fastrnn import backends
 from fastrnn.arrays import Array
 from fastrnn.nn import products
 from fastrnn.nn.layer import Gradients, Layer, uniform
-from fastrnn.nn.products import Plain
 from fastrnn.validation import beside, dtype_name, integer
 
 
@@ -43,7 +41,7 @@ class Linear(Layer):
         if bias:
             params["bias"] = uniform(rng, (self.out_features,), bound, kind)
         super().__init__(params)
-        self._packed: dict[str, Plain] = {}  # by backend
+        self._packed = products.Packed()
 
     def __call__(self, x: Array) -> Array:
         """Return y [..., out_features]."""
@@ -63,7 +61,7 @@ class Linear(Layer):
         """
         weight, bias = self._params["weight"], self._params.get("bias")
         beside("x", x, (self.in_features,), like=weight, lead="..., ")
-        rows, product = x.reshape(-1, self.in_features), self._products(weight)
+        rows, product = x.reshape(-1, self.in_features), self._packed.of(weight)
         y = product.forward(rows)
         if bias is not None:
             y += bias
@@ -78,10 +76,3 @@ class Linear(Layer):
             return Gradients(product.dx(d).reshape(x.shape), params)
 
         return y.reshape(shape), backward
-
-    def _products(self, weight: Array) -> Plain:
-        """The products with this weight, packed once for each backend until it changes."""
-        backend = backends.current()
-        if backend not in self._packed or self._packed[backend].weight is not weight:
-            self._packed[backend] = products.of(weight)
-        return self._packed[backend]

@@ -122,3 +122,17 @@ def of(weight: Array) -> Plain:
     """Return the products of the backend in use for a weight [M, K]."""
     compiled = array_module(weight) is np and backends.current() == "cpu"
     return Compiled(weight) if compiled else Plain(weight)
+
+
+class Packed:
+    """The products with one weight, packed once for each backend until the weight changes."""
+
+    def __init__(self) -> None:
+        self._products: dict[str, Plain] = {}  # by backend
+
+    def of(self, weight: Array) -> Plain:
+        """Return the products of the backend in use for a weight [M, K]."""
+        backend = backends.current() if array_module(weight) is np else ""  # CuPy has one kind of products
+        if backend not in self._products or self._products[backend].weight is not weight:
+            self._products[backend] = of(weight)
+        return self._products[backend]

@@ -1,15 +1,15 @@
-"""Optimisers: dictionaries of arrays in, a dictionary of new arrays out."""
+"""Adam and AdamW."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from types import ModuleType
 
 import numpy as np
 
 from fastrnn import validation
-from fastrnn.arrays import Array, array_module, describe
+from fastrnn.arrays import Array, describe
+from fastrnn.optim.checks import check, module
 
 
 class Adam:
@@ -34,7 +34,7 @@ class Adam:
             raise TypeError(f"betas: expected a pair of numbers, got {describe(betas)}")
         beta1, beta2 = (validation.probability("betas", beta) for beta in betas)
         self.lr, self.eps = validation.real("lr", lr, 0), validation.real("eps", eps, 0)
-        self.betas = beta1, beta2
+        self.betas, self.weight_decay = (beta1, beta2), 0.0
         self._t = 0
         self._m: dict[str, Array] = {}
         self._v: dict[str, Array] = {}
@@ -50,13 +50,13 @@ class Adam:
             ValueError: other names than before, or a name on one side only.
             ShapeError, TypeError: an array that does not fit its parameter.
         """
-        self._check(params, grads)
+        check(params, grads, self._m)
         self._t += 1
         beta1, beta2 = self.betas
         size, root = self.lr / (1 - beta1**self._t), math.sqrt(1 - beta2**self._t)
         updated = {}
         for name, w in params.items():
-            xp, g = _module(w), grads[name]
+            xp, g = module(w), grads[name]
             if name not in self._m:
                 self._m[name], self._v[name] = xp.zeros_like(w), xp.zeros_like(w)
             m, v = self._m[name], self._v[name]
@@ -72,7 +72,7 @@ class Adam:
             d += self.eps
             xp.divide(m, d, out=d)
             d *= -size
-            d += w
+            d += w if not self.weight_decay else w * (1 - self.lr * self.weight_decay)
             updated[name] = d
         return updated
 
@@ -95,50 +95,25 @@ class Adam:
             raise ValueError(f"state: expected step, m.<name> and v.<name> in pairs, got {sorted(state)}")
         self._t, self._m, self._v = int(state["step"]), m, v
 
-    def _check(self, params: Mapping[str, Array], grads: Mapping[str, Array]) -> None:
-        """Raise before anything is written: a step is taken whole or not at all."""
-        if params.keys() != grads.keys():
-            raise ValueError(f"grads: expected the names {sorted(params)}, got {sorted(grads)}")
-        if self._m and params.keys() != self._m.keys():
-            raise ValueError(f"params: expected the names {sorted(self._m)} as before, got {sorted(params)}")
-        for name, w in params.items():
-            validation.beside(f"grads[{name!r}]", grads[name], w.shape, like=w)
-            if name in self._m:
-                validation.beside(f"params[{name!r}]", w, self._m[name].shape, like=self._m[name])
 
-
-def clip_by_global_norm(grads: Mapping[str, Array], theta: float) -> tuple[dict[str, Array], float]:
-    """Scale all gradients together to the norm `theta` if theirs is greater: `g = theta g / ||g||`.
+class AdamW(Adam):
+    """Adam with decoupled weight decay: `w = (1 - lr weight_decay) w` first, then Adam's step.
 
     Args:
-        grads: name -> array; left as they are.
-        theta: the greatest norm to let pass, > 0.
-
-    Returns:
-        The gradients (the same arrays where nothing was clipped) and ||g|| over all of them before clipping,
-        summed in float64.
+        lr: learning rate; an attribute that a schedule may set between steps.
+        betas: (beta1, beta2), decay of the first and the second moment, in [0, 1).
+        eps: added to the root of the second moment.
+        weight_decay: at least 0.
 
     Raises:
-        ValueError: theta is not positive, or a gradient is not finite (scaling it would spread the NaN to all).
+        ValueError, TypeError: an argument out of range; not a number.
 
-    Source: Pascanu et al., "On the difficulty of training recurrent neural networks" (2013).
+    Source: Loshchilov and Hutter, "Decoupled weight decay regularization" (2019), as torch.optim.AdamW.
     """
-    if not theta > 0:
-        raise ValueError(f"theta: expected a number greater than 0, got {theta!r}")
-    squares = {name: float(_module(g).square(g, dtype=np.float64).sum()) for name, g in grads.items()}
-    for name, square in squares.items():
-        if not math.isfinite(square):
-            raise ValueError(
-                f"grads[{name!r}]: expected a finite norm, got NaN, infinity or values too large to square"
-            )
-    norm = math.sqrt(math.fsum(squares.values()))
-    if norm <= theta:
-        return dict(grads), norm
-    return {name: g * g.dtype.type(theta / norm) for name, g in grads.items()}, norm
 
-
-def _module(array: Array) -> ModuleType:
-    xp = array_module(array)
-    if xp is None:
-        raise TypeError(f"params, grads: expected numpy or cupy arrays, got {describe(array)}")
-    return xp
+    def __init__(
+        self, lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+    ) -> None:  # fmt: skip
+        super().__init__(lr, betas, eps)
+        self.weight_decay = validation.real("weight_decay", weight_decay, 0)

@@ -1,0 +1,59 @@
+"""Options that the model commands share, and what each does with them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Seed = Annotated[int, typer.Option(help="Of all that is random; the same seed gives the same bits.")]
+Device = Annotated[str, typer.Option(help="Where to compute.")]
+Threads = Annotated[
+    int | None, typer.Option(help="Of every layer; the result does not depend on it.", show_default="all cores")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the result.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run of the checkpoint --out.")]
+
+
+def prepare(device: str, threads: int | None, *outputs: Path) -> None:
+    """Refuse what cannot be done before anything is computed, and set the number of threads.
+
+    Raises:
+        ValueError, ImportError: a device or number of threads that there is not, or a GPU, which the models cannot use.
+        OSError: an output that could not be written.
+    """
+    import fastrnn
+    from fastrnn import validation
+
+    try:
+        where = validation.device(device)
+    except RuntimeError as error:  # no such GPU: bad input here
+        raise ValueError(str(error)) from error
+    if where != "cpu":
+        raise ValueError(f"device: expected 'cpu', where the models of this version compute, got {device!r}")
+    if threads is not None:
+        fastrnn.set_num_threads(threads)
+    for path in outputs:
+        if not path.parent.is_dir():
+            raise NotADirectoryError(f"--out: expected a file in an existing folder, got {path}")
+        if path.is_dir() or not os.access(path.parent, os.W_OK):
+            raise PermissionError(f"--out: expected a file in a folder that can be written, got {path}")
+
+
+def given(context: typer.Context, name: str) -> bool:
+    """Whether an option was given on the command line."""
+    return str(context.get_parameter_source(name)).endswith("COMMANDLINE")
+
+
+def only_steps_with_resume(context: typer.Context, names: tuple[str, ...]) -> None:
+    """Refuse options that a resumed run could not obey.
+
+    Raises:
+        ValueError: one of the options `names` was given beside --resume.
+    """
+    for name in names:
+        if given(context, name):
+            raise ValueError(f"--{name.replace('_', '-')}: expected nothing, --resume goes on as the run began")
