@@ -26,6 +26,15 @@ replays: list[int] = []  # for each graph that was launched, how much was record
 seed = 0  # of the next launch; every launch takes the next one
 
 
+_memory: dict[int, "weakref.ref[np.ndarray]"] = {}  # all arrays that own memory of the device
+
+
+def _owner(array: np.ndarray) -> np.ndarray:
+    while isinstance(array.base, np.ndarray):
+        array = array.base
+    return array
+
+
 class ndarray:  # noqa: N801
     """An array of the device."""
 
@@ -35,6 +44,9 @@ class ndarray:  # noqa: N801
     def __init__(self, host: np.ndarray) -> None:
         assert type(host) is np.ndarray
         self._host = host
+        owner = _owner(host)
+        key = id(owner)
+        _memory[key] = weakref.ref(owner, lambda _: _memory.pop(key, None))
 
     shape, dtype, ndim, size, strides, itemsize, nbytes, flags = (
         property(lambda self, name=name: getattr(self._host, name))
@@ -175,19 +187,63 @@ def ascontiguousarray(value: ndarray) -> ndarray:
 
 def matmul(a: ndarray, b: ndarray, out: ndarray | None = None) -> ndarray:
     """The product of two matrices; 16-bit ones are summed in float32, as cuBLAS does."""
+    if _recording() is not None:  # cupy_backends/cuda/libs/cublas.pyx, setStream
+        raise NotImplementedError("calling cuBLAS API during stream capture is currently unsupported")
     assert a.ndim == b.ndim == 2, "only matrices: a batched bfloat16 product crashes CuPy"
     assert a.dtype == b.dtype
-    assert all(x._host.flags.c_contiguous or x._host.flags.f_contiguous for x in (a, b)) or _recording() is None
     shape = (a.shape[0], b.shape[1])
     if out is None:
         out = empty(shape, a.dtype)
     assert out.dtype == a.dtype
     assert out.shape == shape, f"{out.shape}, expected {shape}"
     assert out._host.flags.c_contiguous, "CuPy would write to a copy first"
-    assert not any(np.may_share_memory(out._host, operand._host) for operand in (a, b))
-    assert out.size != 1 or _recording() is None, "CuPy makes one element by a reduction, which allocates"
-    _run(f"product {a.dtype} {a.shape} {a.strides} {b.shape} {b.strides}", _multiply, a._host, b._host, out._host)
+    _multiply(a._host, b._host, out._host)
     return out
+
+
+CUDA_TYPES = {0: "float32", 1: "float64", 2: "float16", 14: "bfloat16"}
+
+
+class Cublas:
+    """libcublas, as ctypes calls it: addresses and numbers, matrices by columns."""
+
+    def cublasSetStream_v2(self, handle: int, stream: int) -> int:
+        assert handle == Device.cublas_handle
+        assert stream == _streams[-1].ptr
+        return 0
+
+    def cublasGemmEx(
+        self, handle: int, turn_a: int, turn_b: int, m: int, n: int, k: int, alpha: int, a: int, a_type: int, lda: int,
+        b: int, b_type: int, ldb: int, beta: int, c: int, c_type: int, ldc: int, compute: int, algorithm: int,
+    ) -> int:  # fmt: skip
+        assert (handle, algorithm) == (Device.cublas_handle, -1)
+        assert min(m, n, k) >= 1
+        assert a_type == b_type == c_type
+        kind, number = (70, ctypes.c_double) if a_type == 1 else (68, ctypes.c_float)
+        assert compute == kind
+        assert (number.from_address(alpha).value, number.from_address(beta).value) == (1, 0)
+        dtype = np.dtype(CUDA_TYPES[a_type])
+        left = _columns(a, dtype, (k, m) if turn_a else (m, k), lda)
+        right = _columns(b, dtype, (n, k) if turn_b else (k, n), ldb)
+        out = _columns(c, dtype, (m, n), ldc)
+        left, right = left.T if turn_a else left, right.T if turn_b else right
+        assert not any(np.may_share_memory(out, operand) for operand in (left, right))
+        what = f"product {dtype} {left.shape} {left.strides} {right.shape} {right.strides}"
+        _run(what, _multiply, left, right, out)
+        return 0
+
+
+def _columns(address: int, dtype: np.dtype, shape: tuple[int, int], lead: int) -> np.ndarray:
+    """The matrix that lies at an address column by column, which must lie in one array."""
+    assert lead >= shape[0], f"a column of {shape[0]} in {lead}"
+    size = ((shape[1] - 1) * lead + shape[0]) * dtype.itemsize
+    for known in list(_memory.values()):
+        owner = known()
+        low, high = (0, 0) if owner is None else np.lib.array_utils.byte_bounds(owner)
+        if low <= address and address + size <= high:
+            memory = owner.ravel("K").view(np.uint8)
+            return np.ndarray(shape, dtype, memory, address - low, (dtype.itemsize, lead * dtype.itemsize))
+    raise AssertionError("a product with memory that no array has")
 
 
 def _multiply(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
@@ -229,10 +285,7 @@ class _Address:
     """An array as a graph knows it: where it is. The memory behind it is not kept."""
 
     def __init__(self, array: np.ndarray) -> None:
-        owner = array
-        while isinstance(owner.base, np.ndarray):
-            owner = owner.base
-        self._owner, self._at = weakref.ref(owner), array.__array_interface__["data"][0]
+        self._owner, self._at = weakref.ref(_owner(array)), array.__array_interface__["data"][0]
         self._low, self._high = np.lib.array_utils.byte_bounds(array)
         self._shape, self._dtype, self._strides = array.shape, array.dtype, array.strides
 
@@ -356,6 +409,9 @@ def installed(compiler: host_kernels.Compiler) -> Iterator[ModuleType]:
         del sys.modules[name]
     sys.modules["cupy"] = this
     RawModule.compiler = compiler
+    from fastrnn.cuda import products
+
+    products._library = Cublas
     try:
         yield this
     finally:

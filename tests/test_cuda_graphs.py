@@ -133,6 +133,33 @@ def test_a_stream_is_replayed_and_may_be_captured(cupy: ModuleType) -> None:
             assert_close("y", y._host, want._host[t], rounding("float64", case.T, case.width))
 
 
+def test_cupys_own_products_are_not_captured(cupy: ModuleType) -> None:
+    """CuPy refuses every call of cuBLAS on a stream that captures, and so does the stand-in."""
+    a = cupy.zeros((2, 2), "float32")
+    with cupy_standin.Stream(non_blocking=True) as own:
+        own.begin_capture()
+        with pytest.raises(NotImplementedError, match="cuBLAS"):
+            cupy.matmul(a, a, out=cupy_standin.ndarray(np.zeros((2, 2), np.float32)))
+        own.end_capture()
+
+
+@pytest.mark.parametrize(("rows", "inner", "columns"), [(3, 5, 7), (1, 5, 7), (3, 1, 7), (3, 5, 1), (1, 1, 1)])
+@pytest.mark.parametrize("turned", [(False, False), (True, False), (False, True), (True, True)])
+def test_products(turned: tuple[bool, bool], rows: int, inner: int, columns: int, cupy: ModuleType) -> None:
+    from fastrnn.cuda.products import multiply
+
+    rng = np.random.default_rng(0)
+
+    def drawn(shape: tuple[int, int], turn: bool) -> np.ndarray:
+        return rng.integers(-9, 9, shape[::-1] if turn else shape).astype(np.float32)
+
+    a, b = drawn((rows, inner), turned[0]), drawn((inner, columns), turned[1])
+    left, right = (array.T if turn else array for array, turn in zip((a, b), turned, strict=True))
+    given = [to_device(array).T if turn else to_device(array) for array, turn in zip((a, b), turned, strict=True)]
+    out = multiply(*given, out=cupy.empty((rows, columns), "float32"))
+    assert_same_bits("product", out._host, left @ right)
+
+
 # Wrong captures: what, a change of the code under test, what is seen
 def _reads_the_callers_arrays(patch: pytest.MonkeyPatch) -> None:
     from fastrnn.cuda import places

@@ -451,6 +451,8 @@ def on_the_host(cupy: ModuleType, monkeypatch: pytest.MonkeyPatch) -> dict[str, 
             calls[name] = call()
         return {name: {"ms": 1.0} for name in given}
 
+    # torch.testing._internal, which another test module imports, forbids flags outside a `with` to the whole process
+    monkeypatch.setitem(torch.backends.flags_frozen.__globals__, "__allow_nonbracketed_mutation_flag", True)
     monkeypatch.setattr(compare, "DEVICE", "cpu")
     monkeypatch.setattr(compare, "to_cupy", lambda tensor: cupy_standin.ndarray(tensor.detach().numpy().copy()))
     monkeypatch.setattr(compare, "to_torch", lambda array: torch.tensor(array._host).double())

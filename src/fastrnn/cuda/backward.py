@@ -12,6 +12,7 @@ from fastrnn.cuda import kernels
 from fastrnn.cuda.forward import Saved, States, rows
 from fastrnn.cuda.graphs import caller_captures
 from fastrnn.cuda.packed import Packed, computed_in
+from fastrnn.cuda.products import multiply
 from fastrnn.recurrence import Columns, Given, Initial, Run, Weights
 
 
@@ -114,7 +115,7 @@ def backward_steps(cell: Cell, packed: Packed, run: Run, states: States, memory:
                 "project_backward", batch, output, *arriving, *_row(dy, t), direct, d.dproj[t], t, later or 0, batch,
                 output,
             )  # fmt: skip
-            dm = xp.matmul(d.dproj[t], packed.hr, out=ds)
+            dm = multiply(d.dproj[t], packed.hr, out=ds)  # type: ignore[arg-type]
         dah_last = None if d.dah_last is None else d.dah_last[t]
         saved = None if states.gates is None else states.gates[t]
         k.launch(
@@ -124,12 +125,12 @@ def backward_steps(cell: Cell, packed: Packed, run: Run, states: States, memory:
             later or 0, batch, hidden,
         )  # fmt: skip
         if dah_last is not None:
-            xp.matmul(dah_last, packed.last, out=ds)
+            multiply(dah_last, packed.last, out=ds)  # type: ignore[arg-type]
             k.launch(
                 "gate_backward", batch, hidden, ds, saved, states.hs[before], run.lengths, clear, direct, d.dah[t], t,
                 batch, hidden,
             )  # fmt: skip
-        xp.matmul(d.dah[t].reshape(batch, -1), packed.first, out=product)
+        multiply(d.dah[t].reshape(batch, -1), packed.first, out=product)
         later = t
     clear_later = None if run.clear is None else run.clear[later]
     k.launch("initial_backward", batch, output, direct, product, run.lengths, clear_later, dh0, later, batch, output)

@@ -12,6 +12,7 @@ from fastrnn.arrays import Array
 from fastrnn.cells import Cell
 from fastrnn.cuda import kernels
 from fastrnn.cuda.packed import Packed, computed_in
+from fastrnn.cuda.products import multiply
 from fastrnn.recurrence import Run
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ def set_initial(run: Run, states: States) -> None:
 def input_product(packed: Packed, x: Array, into: Scratch) -> None:
     """Multiply the input of all steps at once."""
     if into.ax.size:
-        xp.matmul(rows(x), packed.ih.T, out=rows(into.ax))
+        multiply(rows(x), packed.ih.T, out=rows(into.ax))
 
 
 def forward_steps(cell: Cell, packed: Packed, run: Run, states: States, into: Scratch) -> None:
@@ -119,18 +120,18 @@ def forward_steps(cell: Cell, packed: Packed, run: Run, states: States, into: Sc
         h_prev, h = states.hs[before], states.hs[after]
         c_prev, c = (None, None) if states.cs is None else (states.cs[before], states.cs[after])
         saved = None if states.gates is None else states.gates[t]
-        xp.matmul(h_prev, packed.first.T, out=ah)
+        multiply(h_prev, packed.first.T, out=ah)
         if states.s is not None:
             s = states.s[t % states.s.shape[0]]
             k.launch(
                 "gate_forward", batch, hidden, ax[t], ah, packed.bias, h_prev, run.lengths, clear, s, t, batch, hidden
             )
-            xp.matmul(s, packed.last.T, out=ah_last)  # type: ignore[union-attr]
+            multiply(s, packed.last.T, out=ah_last)  # type: ignore[union-attr,arg-type]
         m = None if states.m is None else states.m[t % states.m.shape[0]]
         k.launch(
             "step_forward", batch, hidden, ax[t], ah, ah_last, packed.bias, h_prev if m is None else None, c_prev,
             run.lengths, clear, h if m is None else m, c, saved, y[t] if m is None else None, y_row, t, batch, hidden,
         )  # fmt: skip
         if m is not None:
-            xp.matmul(m, packed.hr.T, out=product)  # type: ignore[union-attr]
+            multiply(m, packed.hr.T, out=product)  # type: ignore[union-attr,arg-type]
             k.launch("project_forward", batch, output, product, h_prev, run.lengths, h, y[t], y_row, t, batch, output)

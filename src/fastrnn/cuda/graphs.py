@@ -50,7 +50,7 @@ def replayable(batch: int, *widths: int) -> bool:
 
 def _capture(launches: Callable[[], None]) -> Any:
     device = cupy.cuda.Device()
-    assert device.cublas_handle  # made by this thread, if need be, before the capture begins
+    _ = device.cublas_handle  # made by this thread, if need be, before the capture begins
     stream = _stream(device.id)
     with _capturing, stream:
         stream.begin_capture()

@@ -1,0 +1,70 @@
+"""Products into memory that is given, by cuBLAS itself: CuPy's own functions refuse to be captured in a graph.
+
+CuPy 14 raises NotImplementedError for every call of cuBLAS on a stream that captures (cupy#6290), though cuBLAS allows
+it. So the function is taken from the library that CuPy has loaded, with CuPy's handle, on CuPy's current stream.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cache
+from typing import Any
+
+import cupy
+
+from fastrnn.arrays import Array
+
+TYPES = {"float32": 0, "float64": 1, "float16": 2, "bfloat16": 14}  # cudaDataType_t
+COMPUTE_32F, COMPUTE_64F, DEFAULT_ALGORITHM = 68, 70, -1  # sums in float32, and no tf32
+AS_IT_IS, TRANSPOSED = 0, 1
+_ONE, _ZERO = ((ctypes.c_float(x), ctypes.c_double(x)) for x in (1, 0))  # read when the call is made or captured
+
+
+def multiply(a: Array, b: Array, out: Array) -> Array:
+    """Write the product of two matrices of one dtype to `out`, which is contiguous, and return it.
+
+    cuBLAS counts columns first and sees every matrix transposed: out^T = b^T a^T.
+    """
+    (rows, inner), columns = a.shape, b.shape[1]
+    (turn_a, lead_a), (turn_b, lead_b) = _layout(a), _layout(b)
+    kind = TYPES[str(a.dtype)]
+    double = kind == TYPES["float64"]
+    handle = cupy.cuda.Device().cublas_handle  # this thread's; loads the library if need be
+    library = _library()
+    _check(library.cublasSetStream_v2(handle, cupy.cuda.get_current_stream().ptr))
+    at_a, at_b, at_out = (array.data.ptr for array in (a, b, out))  # type: ignore[attr-defined]
+    status = library.cublasGemmEx(
+        handle, turn_b, turn_a, columns, rows, inner, ctypes.addressof(_ONE[double]), at_b, kind, lead_b, at_a, kind,
+        lead_a, ctypes.addressof(_ZERO[double]), at_out, kind, columns, COMPUTE_64F if double else COMPUTE_32F,
+        DEFAULT_ALGORITHM,
+    )  # fmt: skip
+    _check(status)
+    return out
+
+
+def _layout(a: Array) -> tuple[int, int]:
+    """Whether cuBLAS has to transpose what it sees of a matrix, and the distance of its rows or columns in elements."""
+    if a.flags.c_contiguous:
+        return AS_IT_IS, a.shape[1]
+    assert a.flags.f_contiguous, "a product's operand is whole"
+    return TRANSPOSED, a.shape[0]
+
+
+def _check(status: int) -> None:
+    if status:
+        raise RuntimeError(f"cuBLAS: status {status}")
+
+
+@cache
+def _library() -> Any:
+    """cuBLAS: CuPy's module is linked to it, and finds its functions."""
+    from cupy_backends.cuda.libs import cublas
+
+    library = ctypes.CDLL(cublas.__file__)
+    number, pointer = ctypes.c_int, ctypes.c_void_p
+    library.cublasSetStream_v2.argtypes = [pointer, pointer]
+    library.cublasGemmEx.argtypes = [
+        pointer, *[number] * 5, pointer, pointer, number, number, pointer, number, number, pointer, pointer,
+        *[number] * 4,
+    ]  # fmt: skip
+    return library
