@@ -11,9 +11,10 @@ Source: Chen, Xu, Zhang, Guestrin, Training deep nets with sublinear memory cost
 from __future__ import annotations
 
 import math
+from types import ModuleType
 from typing import Any, NamedTuple, cast
 
-from fastrnn.arrays import Array
+from fastrnn.arrays import Array, array_module
 from fastrnn.cells import Cell
 from fastrnn.recurrence import Backend, Columns, Final, Given, Initial, Run, Weights, Zone
 
@@ -27,41 +28,46 @@ class Starts(NamedTuple):
     c: Array | None
 
 
-def recur_forward(backend: Backend, cell: Cell, packed: Any, run: Run) -> Final:
-    """As the backend's own; `saved` is a list of Starts."""
-    starts, h, c = list[Starts](), run.h0, run.c0
-    for first, last in _segments(run):
-        starts.append(Starts(first, last, h, c))
-        h, c, _ = backend.recur_forward(cell, packed, _part(run, starts[-1]), False)
-    return Final(h, c, starts)
+class Segmented:
+    """A backend whose `saved` is a list of Starts; all else is the given backend's."""
 
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self.pack, self.stepper, self.random_words = backend.pack, backend.stepper, backend.random_words
 
-def recur_backward(
-    backend: Backend, cell: Cell, packed: Any, run: Run, saved: list[Starts], given: Given, dx: Array, accumulate: bool
-) -> Initial:
-    """As the backend's own, for what `recur_forward` here saved."""
-    dh, dc, total = given.h_n, given.c_n, None
-    for start in saved[::-1]:
-        part, time = _part(run, start), slice(start.first, start.last)
-        # Written to scratch, since y was handed out and may hold the caller's own numbers by now.
-        part = part._replace(y=Columns(_like(part), 0, run.y.width))
-        again = backend.recur_forward(cell, packed, part, True)
-        of_part = Given(_columns(given.y, time), _columns(given.cells, time), dh, dc)
-        dh, dc, weights = backend.recur_backward(cell, packed, part, again.saved, of_part, dx[time], accumulate)
-        total = weights if total is None else _sum(total, weights)
-    assert total is not None, "every run has a segment"
-    assert dh is not None, "the backend gave it"
-    return Initial(dh, dc, total)
+    def recur_forward(self, cell: Cell, packed: Any, run: Run, save: bool) -> Final:
+        """Run the segments one after the other; see fastrnn.recurrence."""
+        if not save:
+            return self._backend.recur_forward(cell, packed, run, False)
+        starts, h, c = list[Starts](), run.h0, run.c0
+        for first, last in _segments(run):
+            starts.append(Starts(first, last, h, c))
+            h, c, _ = self._backend.recur_forward(cell, packed, _part(run, starts[-1]), False)
+        return Final(h, c, starts)
 
+    def recur_backward(
+        self, cell: Cell, packed: Any, run: Run, saved: list[Starts], given: Given, dx: Array, accumulate: bool
+    ) -> Initial:
+        """Run each segment again, the last first, and back-propagate through it; see fastrnn.recurrence."""
+        dh, dc, total = given.h_n, given.c_n, None
+        for start in saved[::-1]:
+            part, time = _again(run, start), slice(start.first, start.last)
+            of_part = Given(_columns(given.y, time), _columns(given.cells, time), dh, dc)
+            kept = self._backend.recur_forward(cell, packed, part, True).saved
+            dh, dc, weights = self._backend.recur_backward(cell, packed, part, kept, of_part, dx[time], accumulate)
+            total = weights if total is None else _sum(total, weights)
+        assert total is not None, "every run has a segment"
+        assert dh is not None, "the backend gave it"
+        return Initial(dh, dc, total)
 
-def cells(backend: Backend, cell: Cell, packed: Any, run: Run, saved: list[Starts], out: Array) -> Array:
-    """c after every step, into out [T, B, H]."""
-    for start in saved:
-        part = _part(run, start)
-        part = part._replace(y=Columns(_like(part), 0, run.y.width))
-        again = backend.recur_forward(cell, packed, part, True)
-        out[start.first : start.last] = backend.cells(cell, packed, part, again.saved)
-    return out
+    def cells(self, cell: Cell, packed: Any, run: Run, saved: list[Starts]) -> Array:
+        """c after every step [T, B, H], zero past the end."""
+        parts = []
+        for start in saved[:: -1 if run.reverse else 1]:
+            part = _again(run, start)
+            kept = self._backend.recur_forward(cell, packed, part, True).saved
+            parts.append(self._backend.cells(cell, packed, part, kept))
+        return _module(run.x).concatenate(parts)  # type: ignore[no-any-return]
 
 
 def _segments(run: Run) -> list[tuple[int, int]]:
@@ -85,10 +91,17 @@ def _part(run: Run, start: Starts) -> Run:
     )  # fmt: skip
 
 
-def _like(part: Run) -> Array:
-    """Scratch for y [S, B, P]."""
-    scratch: Array = part.y.view.copy()
-    return scratch
+def _again(run: Run, start: Starts) -> Run:
+    """The run of one segment into scratch: y was handed out, and may hold the caller's own numbers by now."""
+    part = _part(run, start)
+    view = part.y.view
+    return part._replace(y=Columns(_module(view).empty(view.shape, view.dtype), 0, run.y.width))
+
+
+def _module(array: Array) -> ModuleType:
+    xp = array_module(array)
+    assert xp is not None, "validated before"
+    return xp
 
 
 def _columns(columns: Columns | None, time: slice) -> Columns | None:

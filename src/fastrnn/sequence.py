@@ -83,7 +83,7 @@ def forward(
     call: number of the training call, which selects the dropout masks; None switches dropout off.
     batch_first: lay y out as [B, T, D*P] in memory and return it as a view [T, B, D*P].
     """
-    xp, x, passes = array_module(inputs.x), inputs.x, list[Pass]()
+    xp, x, passes, backend = array_module(inputs.x), inputs.x, list[Pass](), _loops(network, backend)
     assert xp is not None, "validated before"
     h_n = xp.empty_like(inputs.h0)
     c_n = None if inputs.c0 is None else xp.empty_like(inputs.c0)
@@ -94,10 +94,7 @@ def forward(
         for direction in range(network.num_directions):
             k = layer * network.num_directions + direction
             run = _run(xp, network, backend, inputs, x, y, k, direction, call)
-            if save and network.recompute:
-                final = recompute.recur_forward(backend, network.cell, packed[k], run)
-            else:
-                final = backend.recur_forward(network.cell, packed[k], run, save)
+            final = backend.recur_forward(network.cell, packed[k], run, save)
             h_n[k] = final.h_n
             if c_n is not None:
                 c_n[k] = final.c_n
@@ -114,7 +111,7 @@ def backward(
     dh_n: Array | None, dc_n: Array | None, dcells: Sequence[Array | None] | None, *, batch_first: bool,
 ) -> Gradients:  # fmt: skip
     """Back-propagate through all layers and directions; None stands for a gradient of zero."""
-    xp = array_module(inputs.x)
+    xp, backend = array_module(inputs.x), _loops(network, backend)
     assert xp is not None, "validated before"
     dh0, dc0 = xp.empty_like(inputs.h0), None if inputs.c0 is None else xp.empty_like(inputs.c0)
     weights: list[Weights] = []
@@ -134,11 +131,7 @@ def backward(
                 None if dh_n is None else dh_n[k],
                 None if dc_n is None else dc_n[k],
             )
-            arguments = (network.cell, packed[k], run, saved, given, dx, direction > 0)
-            if network.recompute:
-                initial = recompute.recur_backward(backend, *arguments)
-            else:
-                initial = backend.recur_backward(*arguments)
+            initial = backend.recur_backward(network.cell, packed[k], run, saved, given, dx, direction > 0)
             _store_initial(initial, k, dh0, dc0)
             of_layer.append(initial.weights)
         weights = of_layer + weights
@@ -149,20 +142,21 @@ def backward(
 
 def cells(network: Network, backend: Backend, packed: Sequence[Any], passes: list[Pass]) -> list[Array]:
     """c after every step, per layer [T, B, D*H], zero past the end."""
-    result = []
+    result, backend = [], _loops(network, backend)
     for layer, this in enumerate(passes):
         xp = array_module(this.runs[0].x)
         assert xp is not None, "validated before"
         first = layer * network.num_directions
-        parts = []
-        for d, (run, saved) in enumerate(zip(this.runs, this.saved, strict=True)):
-            if network.recompute:
-                out = xp.empty((*run.x.shape[:2], network.hidden_size), run.x.dtype)
-                parts.append(recompute.cells(backend, network.cell, packed[first + d], run, saved, out))
-            else:
-                parts.append(backend.cells(network.cell, packed[first + d], run, saved))
+        parts = [
+            backend.cells(network.cell, packed[first + d], run, saved)
+            for d, (run, saved) in enumerate(zip(this.runs, this.saved, strict=True))
+        ]
         result.append(xp.concatenate(parts, axis=2) if len(parts) > 1 else parts[0])
     return result
+
+
+def _loops(network: Network, backend: Backend) -> Backend:
+    return recompute.Segmented(backend) if network.recompute else backend
 
 
 def _allocate(xp: Any, x: Array, width: int, batch_first: bool) -> Array:

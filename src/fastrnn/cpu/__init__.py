@@ -14,7 +14,7 @@ from fastrnn.arrays import Array
 from fastrnn.cells import Cell
 from fastrnn.cpu import build, pool, products
 from fastrnn.cpu.blocked import row_stride
-from fastrnn.cpu.layout import flat, plain, row_slices
+from fastrnn.cpu.layout import flat, plain, row_slices, shares
 from fastrnn.cpu.packed import Packed, Sizes
 from fastrnn.cpu.stepper import Stepper
 from fastrnn.recurrence import Columns, Final, Given, Initial, Run, Weights, Zone
@@ -67,7 +67,7 @@ def recur_forward(cell: Cell, packed: Packed, run: Run, save: bool) -> Final:
     m = empty((kept, batch, n.Hs) if packed.hr.size else 0, dtype)
     s = empty((kept, batch, n.Hs) if cell.gated else 0, dtype)
     first, last = _ends(run, save)
-    zone = shares(run.zone, n, dtype)
+    zone = shares(run.zone, n.H, n.Hp, dtype)
     raw_c = empty((steps, batch, n.Hp) if save and zone[0] and cell.cell_state else 0, dtype)
     keep = _keep(run, n)
     seen = empty((kept, batch, n.Ps) if keep.size else 0, dtype)
@@ -76,7 +76,8 @@ def recur_forward(cell: Cell, packed: Packed, run: Run, save: bool) -> Final:
         cs[(*first, slice(n.H))] = run.c0
     x, y = flat(run.x), flat(run.y.array, written=True)
     clear = _flags(run)
-    aliased = batch > 1 and row_stride(x[2], n.itemsize) != x[2]
+    distance = x[2] if batch > 1 else x[1]  # of the rows that a product takes together
+    aliased = row_stride(distance, n.itemsize) != distance
     flops = 2.0 * n.G * n.H * (n.I + n.P)
 
     def work(rows: Array, lengths: Array) -> None:
@@ -136,7 +137,7 @@ def recur_backward(
     dproj = empty((steps, batch, n.Pp) if packed.hr.size else 0, dtype)
     dp = np.zeros((batch, cell.unit_parameters, n.Hp), dtype)
     du = np.zeros((batch, n.G, n.Hp) if packed.diagonal else 0, dtype)
-    keep, zone = _keep(run, n), shares(run.zone, n, dtype)
+    keep, zone = _keep(run, n), shares(run.zone, n.H, n.Hp, dtype)
     back = packed.back
     dy, dcells = _columns(given.y, dtype), _columns(given.cells, dtype)
     clear = _flags(run)
@@ -160,23 +161,6 @@ def recur_backward(
     if cell.unit_parameters:
         weights = weights._replace(p=dp.sum(axis=0)[:, : n.H])
     return Initial(dh[:, : n.P], dc[:, : n.H] if cell.cell_state else None, weights)
-
-
-def shares(zone: Zone | None, n: Sizes, dtype: np.dtype[Any]) -> tuple[int, Array, Array]:
-    """Zoneout as the kernels take it: 0 without, 1 for rates [Hp], 2 for masks [T, B, Hp]; shares of h; of c."""
-    if zone is None:
-        return 0, np.empty(0, dtype), np.empty(0, dtype)
-
-    def padded(share: Array | None) -> Array:
-        if share is None:
-            return np.empty(0, dtype)
-        array = np.zeros((*share.shape[:2], n.Hp), dtype)
-        array[:, :, : n.H] = share
-        return array.reshape(-1)
-
-    share = zone.c if zone.h is None else zone.h
-    assert share is not None, "a cell without c has no projection"
-    return 1 if share.shape[:2] == (1, 1) else 2, padded(zone.h), padded(zone.c)
 
 
 def _keep(run: Run, n: Sizes) -> Array:

@@ -21,6 +21,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -138,8 +139,9 @@ def _folder(digest: str) -> Path:
 def _forget_old(root: Path) -> None:
     """Remove the folders of other sources and versions that no process has opened for a long time."""
     for other in root.iterdir():
-        if re.fullmatch(r"[0-9a-f]{20}", other.name) and time.time() - other.stat().st_mtime > UNUSED_SECONDS:
-            shutil.rmtree(other, ignore_errors=True)
+        with suppress(FileNotFoundError):  # another process may be removing the same one
+            if re.fullmatch(r"[0-9a-f]{20}", other.name) and time.time() - other.stat().st_mtime > UNUSED_SECONDS:
+                shutil.rmtree(other, ignore_errors=True)
 
 
 def cache_root() -> Path:

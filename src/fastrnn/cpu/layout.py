@@ -10,6 +10,7 @@ import numpy as np
 
 from fastrnn import threads
 from fastrnn.arrays import Array
+from fastrnn.recurrence import Zone
 
 THREAD_FLOPS = 4e6  # a thread that is woken for less than this costs more than it brings (about 40 us of work)
 
@@ -74,3 +75,20 @@ def row_slices(lengths: Array | None, steps: int, batch: int, flops_per_row: flo
     turn = np.arange(batch) % (2 * parts)
     owner = np.minimum(turn, 2 * parts - 1 - turn)  # 0 1 1 0 0 1 ...: long and short rows to each
     return [(order[owner == part], lengths[order[owner == part]]) for part in range(parts)]
+
+
+def shares(zone: Zone | None, H: int, Hp: int, dtype: np.dtype[Any]) -> tuple[int, Array, Array]:
+    """Zoneout as the kernels take it: 0 without, 1 for rates [Hp], 2 for masks [T, B, Hp]; shares of h; of c."""
+    if zone is None:
+        return 0, np.empty(0, dtype), np.empty(0, dtype)
+
+    def padded(share: Array | None) -> Array:
+        if share is None:
+            return np.empty(0, dtype)
+        array = np.zeros((*share.shape[:2], Hp), dtype)
+        array[:, :, :H] = share
+        return array.reshape(-1)
+
+    share = zone.c if zone.h is None else zone.h
+    assert share is not None, "a cell without c has no projection"
+    return 1 if share.shape[:2] == (1, 1) else 2, padded(zone.h), padded(zone.c)

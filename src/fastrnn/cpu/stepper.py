@@ -6,6 +6,7 @@ import numpy as np
 
 from fastrnn.arrays import Array
 from fastrnn.cells import Cell
+from fastrnn.cpu.layout import shares
 from fastrnn.cpu.packed import Packed
 from fastrnn.recurrence import Zone
 
@@ -14,8 +15,6 @@ class Stepper:
     """One layer's stream; see fastrnn.recurrence.Stepper. It runs on the calling thread."""
 
     def __init__(self, cell: Cell, packed: Packed, x: Array, zone: Zone | None) -> None:
-        from fastrnn.cpu import shares
-
         n, dtype, batch = packed.sizes, packed.dtype, x.shape[0]
         self._states = np.zeros((2, batch, n.Ps), dtype)
         self._cells = np.zeros((2, batch, n.Hp) if cell.cell_state else (2, 0), dtype)
@@ -32,7 +31,7 @@ class Stepper:
             self._states.reshape(-1), self._cells.reshape(-1),
             nothing, np.empty(batch * n.Hs if packed.hr.size else 0, dtype),
             np.empty(batch * n.Hs if cell.gated else 0, dtype), self.y.reshape(-1), 0, n.P, 0,
-            nothing, nothing, *shares(zone, n, dtype), nothing,
+            nothing, nothing, *shares(zone, n.H, n.Hp, dtype), nothing,
             np.empty(batch * n.G * n.Hp, dtype), np.empty(tile, dtype), np.empty(10 * batch, np.int64),
             np.empty(0, dtype), np.empty(batch, np.bool_), 1, batch, n.I, n.H, n.P, False,
         )  # fmt: skip

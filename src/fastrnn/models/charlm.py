@@ -12,6 +12,7 @@ import numpy as np
 from fastrnn import GRU, LSTM, RNN, checkpoint, validation
 from fastrnn.arrays import Array
 from fastrnn.models.corpus import Corpus
+from fastrnn.models.parts import Parts
 from fastrnn.models.training import Progress, Run, Settings, Snapshot, Watch
 from fastrnn.models.vocabulary import UNKNOWN, Vocabulary
 from fastrnn.nn import Embedding, Linear, softmax_cross_entropy
@@ -58,12 +59,13 @@ class CharLM:
         self.embedding = Embedding(len(self.vocabulary), embedding, seed=seeds[0])
         self.rnn = CELLS[cell](embedding, hidden, layers, dropout=dropout, seed=seeds[1])
         self.head = Linear(hidden, len(self.vocabulary), seed=seeds[2])
+        self.parts = Parts(embedding=self.embedding, rnn=self.rnn, head=self.head)
         self._snapshot: Snapshot | None = None  # of the last training run, to resume it
 
     @property
     def params(self) -> dict[str, Array]:
         """All parameters by name, read-only: `embedding.weight`, `rnn.weight_ih_l0`, `head.bias` ..."""
-        return {f"{part}.{name}": array for part, layer in self._parts() for name, array in layer.params.items()}
+        return self.parts.params
 
     def update(self, params: Mapping[str, Array]) -> None:
         """Replace the named parameters by copies of these arrays, all or none.
@@ -72,14 +74,7 @@ class CharLM:
             ValueError: a name that the model does not have.
             ShapeError, TypeError: an array that does not fit.
         """
-        present = self.params
-        for name, array in params.items():
-            if name not in present:
-                raise ValueError(f"params: expected names among {sorted(present)}, got {name!r}")
-            validation.beside(name, array, present[name].shape, like=present[name])
-        for part, layer in self._parts():
-            prefix = f"{part}."
-            layer.update({n.removeprefix(prefix): array for n, array in params.items() if n.startswith(prefix)})
+        self.parts.update(params)
 
     def forward(self, ids: Array, targets: Array, state: Any = None) -> tuple[Any, Any, Callable[[], dict[str, Array]]]:
         """Return the loss of one window, the state after it, and the backward pass.
@@ -101,8 +96,7 @@ class CharLM:
             head = head_backward(loss_backward())
             rnn = rnn_backward(head.x)
             embedding = embedding_backward(rnn.x)
-            grads = {"embedding": embedding.params, "rnn": rnn.params, "head": head.params}
-            return {f"{part}.{name}": array for part, named in grads.items() for name, array in named.items()}
+            return self.parts.gradients(embedding=embedding.params, rnn=rnn.params, head=head.params)
 
         return loss, state, backward
 
@@ -268,9 +262,6 @@ class CharLM:
         grads, _ = clip_by_global_norm(backward(), run.settings.clip)
         self.update(run.adam.step(self.params, grads))
         run.done(bits, state)
-
-    def _parts(self) -> tuple[tuple[str, Any], ...]:
-        return ("embedding", self.embedding), ("rnn", self.rnn), ("head", self.head)
 
 
 def _draw(logits: Array, temperature: float, rng: np.random.Generator) -> int:
