@@ -55,6 +55,7 @@ class Case:
     dropout: float = 0.0
     zoneout: float = 0.0  # of h (not with a projection) and of c
     recurrent_dropout: float = 0.0
+    layer_norm: bool = False
     recurrent: str = "full"  # "diagonal", "mask" (a random one)
     save: str = "gates"
     training: bool = False  # implied by dropout
@@ -211,6 +212,7 @@ def make_layer(case: Case, dtype: str | None = None, **options: Any) -> Any:
     layer = LAYERS[case.cell](
         case.I, case.H, case.num_layers, bias=case.bias, batch_first=case.batch_first, dropout=case.dropout,
         bidirectional=case.bidirectional, recurrent_dropout=case.recurrent_dropout, save=case.save,
+        layer_norm=case.layer_norm,
         dtype=dtype or case.dtype, seed=case.seed, **options,
     )  # fmt: skip
     if layer.dtype != case.dtype:

@@ -15,7 +15,8 @@ from numba import njit
 
 import fastrnn
 from fastrnn.arrays import Array
-from fastrnn.cells import Cell, Step, StepGradient, sigmoid
+from fastrnn.cells import Cell, Readout, Step, StepGradient, sigmoid
+from fastrnn.cells.lstm import readout, readout_backward
 from fastrnn.cpu.activations import sigmoid as vector_sigmoid
 from fastrnn.cpu.activations import tanh as vector_tanh
 from fastrnn.cpu.cells import Rendering
@@ -29,19 +30,26 @@ def forward(xp: ModuleType, ax: Array, ah: Array, h_prev: Array, c_prev: Array |
     a = ax + ah
     i, f, g, o = sigmoid(xp, a[:, 0]), sigmoid(xp, a[:, 1]), xp.tanh(a[:, 2]), sigmoid(xp, a[:, 3])
     c = sigmoid(xp, p[0]) * f * c_prev + i * g
-    return Step(o * xp.tanh(c), c, xp.stack((i, f, g, o), axis=1))
+    saved = xp.stack((i, f, g, o), axis=1)
+    return Step(readout(xp, saved, c), c, saved)
 
 
 def backward(
-    xp: ModuleType, saved: Array, h_prev: Array, c_prev: Array | None, h: Array, c: Array | None, dh: Array,
-    dc: Array | None, p: Any,
-) -> StepGradient:  # fmt: skip
+    xp: ModuleType, saved: Array, h_prev: Array, c_prev: Array | None, h: Array, c: Any, dh: Array, dc: Any, p: Any
+) -> StepGradient:
     """Gradients of one step, each row's part of p's among them."""
+    do, dv = readout_backward(xp, saved, c, dh)
+    return inside(xp, saved, h_prev, c_prev, h, c, do, dc + dv, p)
+
+
+def inside(
+    xp: ModuleType, saved: Array, h_prev: Array, c_prev: Array | None, h: Array, c: Any, do: Array, dc: Any, p: Any
+) -> StepGradient:
+    """The same from the gradients of o and c: set apart, so that `layer_norm` can normalise c before it is read."""
     i, f, g, o = (saved[:, k] for k in range(4))
-    leak, tanh_c = sigmoid(xp, p[0]), xp.tanh(c)
-    dc = dc + dh * o * (1 - tanh_c * tanh_c)
+    leak = sigmoid(xp, p[0])
     df = dc * leak * c_prev
-    da = xp.stack((dc * g * i * (1 - i), df * f * (1 - f), dc * i * (1 - g * g), dh * tanh_c * o * (1 - o)), axis=1)
+    da = xp.stack((dc * g * i * (1 - i), df * f * (1 - f), dc * i * (1 - g * g), do * o * (1 - o)), axis=1)
     return StepGradient(da, da, None, dc * leak * f, (df * f * (1 - leak))[:, None])
 
 
@@ -76,6 +84,6 @@ RENDERING = Rendering(
 LeakyLSTM = fastrnn.register(
     Cell(
         "leaky_lstm", ("i", "f", "g", "o"), forward, backward, numba=(__name__, "RENDERING"), cell_state=True,
-        unit_parameters=1,
+        unit_parameters=1, readout=Readout(readout, readout_backward, inside),
     )
 )  # fmt: skip

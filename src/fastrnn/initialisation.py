@@ -10,7 +10,9 @@ import numpy as np
 from fastrnn.arrays import Array
 
 
-def names(layer: int, direction: int, bias: bool, projection: bool, units: bool) -> tuple[str | None, ...]:
+def names(
+    layer: int, direction: int, bias: bool, projection: bool, units: bool, norm: bool, norm_c: bool
+) -> tuple[str | None, ...]:
     """Parameter names of one layer and direction in the order of Weights, None where there is no such parameter."""
     suffix = f"_l{layer}" + ("_reverse" if direction else "")
 
@@ -19,24 +21,25 @@ def names(layer: int, direction: int, bias: bool, projection: bool, units: bool)
 
     return (
         name("weight_ih", True), name("weight_hh", True), name("bias_ih", bias), name("bias_hh", bias),
-        name("weight_hr", projection), name("weight_p", units),
+        name("weight_hr", projection), name("weight_p", units), name("norm_ih", norm), name("norm_hh", norm),
+        name("norm_c", norm_c), name("norm_c_bias", norm_c),
     )  # fmt: skip
 
 
 def shapes(
     input_size: int, hidden_size: int, proj_size: int, gates: int, num_layers: int, num_directions: int, bias: bool,
-    unit_parameters: int, diagonal: bool,
+    unit_parameters: int, diagonal: bool, norm: bool, norm_c: bool,
 ) -> Iterator[tuple[str, tuple[int, ...]]]:  # fmt: skip
     """Yield the name and shape of every parameter."""
     output = proj_size or hidden_size
     for layer in range(num_layers):
         inputs = input_size if layer == 0 else num_directions * output
         for direction in range(num_directions):
-            n = names(layer, direction, bias, proj_size > 0, unit_parameters > 0)
+            n = names(layer, direction, bias, proj_size > 0, unit_parameters > 0, norm, norm_c)
             rows = gates * hidden_size
             every = (
                 (rows, inputs), (rows,) if diagonal else (rows, output), (rows,), (rows,), (proj_size, hidden_size),
-                (unit_parameters, hidden_size),
+                (unit_parameters, hidden_size), (rows,), (rows,), (hidden_size,), (hidden_size,),
             )  # fmt: skip
             for name, shape in zip(n, every, strict=True):
                 if name is not None:
@@ -49,8 +52,10 @@ def initialise(name: str, shape: tuple[int, ...], hidden_size: int, init: str, r
     "uniform": U(-1/sqrt(H), 1/sqrt(H)) for all, as torch. The others have zero biases and peepholes and, gate by gate,
     "xavier": U(-a, a), a = sqrt(6 / (rows + columns)); "orthogonal": U orthogonal, the rest xavier;
     "identity": U the identity, the rest xavier. A diagonal U has xavier's bound of the full matrix, random signs
-    (orthogonal) or ones.
+    (orthogonal) or ones. Layer normalisation always starts with gains of one and a bias of zero.
     """
+    if name.startswith("norm"):
+        return np.zeros(shape) if name.startswith("norm_c_bias") else np.ones(shape)
     if init == "uniform":
         bound = 1 / math.sqrt(hidden_size)
         return rng.uniform(-bound, bound, shape)

@@ -23,7 +23,7 @@ S = TypeVar("S")
 MASK = "recurrent"  # name of the mask's tensor in a checkpoint
 PUBLIC = {
     "input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional", "proj_size",
-    "nonlinearity", "reset_after", "peephole", "coupled", "recurrent", "zoneout",
+    "nonlinearity", "reset_after", "peephole", "coupled", "recurrent", "layer_norm", "zoneout",
     "recurrent_dropout", "dtype", "device", "seed",
 }  # fmt: skip
 
@@ -69,6 +69,7 @@ class Recurrent(Generic[S]):
     bidirectional: bool
     proj_size: int = 0
     recurrent: str | Array
+    layer_norm: bool
     zoneout: float | tuple[float, float]
     recurrent_dropout: float
     save_mode: str
@@ -128,6 +129,7 @@ class Recurrent(Generic[S]):
             self.zoneout if isinstance(self.zoneout, tuple) else (self.zoneout, self.zoneout), self.seed,
             self.save_mode == "recompute",
         )  # fmt: skip
+        validation.layer_norm(self.layer_norm, self._network.cell)
         self._values: dict[str, Array] = {}
         self._params: dict[str, Array] = {}
         self._place_mask()
@@ -189,6 +191,7 @@ class Recurrent(Generic[S]):
         return initialisation.shapes(
             self.input_size, self.hidden_size, self.proj_size, len(network.cell.gates), self.num_layers,
             network.num_directions, self.bias, network.cell.unit_parameters, self._is_diagonal,
+            self.layer_norm, self.layer_norm and network.cell.cell_state,
         )  # fmt: skip
 
     @property
@@ -365,13 +368,15 @@ class Recurrent(Generic[S]):
 
     def _names(self) -> list[tuple[str | None, ...]]:
         """Names of the parameters, one entry a layer and direction."""
+        cell = self._network.cell
         return [
             initialisation.names(
-                layer, direction, self.bias, self.proj_size > 0, self._network.cell.unit_parameters > 0
+                layer, direction, self.bias, self.proj_size > 0, cell.unit_parameters > 0, self.layer_norm,
+                self.layer_norm and cell.cell_state,
             )
             for layer in range(self.num_layers)
             for direction in range(self._network.num_directions)
-        ]
+        ]  # fmt: skip
 
     def _packed_for(self, backend: str) -> list[Any]:
         cache = self._packed
@@ -402,8 +407,8 @@ class Recurrent(Generic[S]):
         shown = [f"{self.input_size}, {self.hidden_size}"]
         defaults = {"num_layers": 1, "nonlinearity": "tanh", "bias": True, "batch_first": False, "dropout": 0.0,
                     "bidirectional": False, "proj_size": 0, "reset_after": True, "peephole": False,
-                    "coupled": False, "recurrent": "full", "zoneout": 0.0, "recurrent_dropout": 0.0,
-                    "save": "gates", "dtype": "float32", "device": "cpu"}  # fmt: skip
+                    "coupled": False, "recurrent": "full", "layer_norm": False, "zoneout": 0.0,
+                    "recurrent_dropout": 0.0, "save": "gates", "dtype": "float32", "device": "cpu"}  # fmt: skip
         shown += [
             f"{name}={'mask' if isinstance(value, np.ndarray) else repr(value)}"
             for name, default in defaults.items()

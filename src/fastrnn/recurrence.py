@@ -32,6 +32,10 @@ class Weights(NamedTuple):
     b_hh: Array | None  # [G*H]
     hr: Array | None  # [P, H], the projection
     p: Array | None = None  # [N, H], unit parameters of the cell
+    norm_ih: Array | None = None  # [G*H], gain of LN(x W); None without layer normalisation, as the next
+    norm_hh: Array | None = None  # [G*H], gain of LN(h U)
+    norm_c: Array | None = None  # [H], gain of LN(c), for a cell with c only
+    norm_c_bias: Array | None = None  # [H]
 
 
 class Columns(NamedTuple):

@@ -13,6 +13,7 @@ from typing import Any, cast
 import numpy as np
 
 from fastrnn.arrays import Array, array_module, describe, index, module_of, to_device, to_host
+from fastrnn.cells import Cell
 from fastrnn.errors import ShapeError
 from fastrnn.sequence import Inputs
 
@@ -21,12 +22,10 @@ INITS = ("uniform", "xavier", "orthogonal", "identity")
 # Options that the CUDA kernels do not have yet; each is refused by name on a GPU unless it has one of these values.
 ON_A_GPU: dict[str, tuple[Any, ...]] = {
     "peephole": (False,), "recurrent": ("full",), "zoneout": (0.0, (0.0, 0.0)), "recurrent_dropout": (0.0,),
+    "layer_norm": (False,),
 }  # fmt: skip
 # Options of the public interface that no loop of this version has; each is refused by name unless it has this value.
-NOT_YET: dict[str, Any] = {
-    "layer_norm": False,
-    "precision": "highest",
-}
+NOT_YET: dict[str, Any] = {"precision": "highest"}
 
 
 def constructor(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -44,7 +43,7 @@ def constructor(arguments: Mapping[str, Any]) -> dict[str, Any]:
         choice("nonlinearity", arguments["nonlinearity"], ("tanh", "relu", "identity"))
     if plain.get("peephole") == "dense":
         raise ValueError("peephole: expected False or True, the only values in this version, got 'dense'")
-    for name in ("bias", "batch_first", "bidirectional", "reset_after", "peephole", "coupled"):
+    for name in ("bias", "batch_first", "bidirectional", "reset_after", "peephole", "coupled", "layer_norm"):
         if name in plain:
             plain[name] = boolean(name, plain[name])
     for name in ("dropout", "recurrent_dropout"):
@@ -80,6 +79,12 @@ def for_device(arguments: Mapping[str, Any], where: str) -> None:
         value = arguments.get(name, allowed[0])
         if not isinstance(value, np.ndarray) and value not in allowed:
             raise ValueError(f"{name}: expected {allowed[0]!r}, the only value on a GPU in this version, got {value!r}")
+
+
+def layer_norm(value: bool, cell: Cell) -> None:
+    """Refuse the option for a cell whose h cannot be read out of a normalised c."""
+    if value and cell.cell_state and cell.readout is None:
+        raise ValueError(f"layer_norm: expected False for {cell.name!r}, a cell with c and without a readout, got True")
 
 
 def zoneout(value: object, cell_state: bool, proj_size: int) -> float | tuple[float, float]:

@@ -1,6 +1,6 @@
 """The registry of cells: layers, backends, tests and benchmarks all take their cells from here."""
 
-from fastrnn.cells.cell import Cell, GatedProduct, Step, StepGradient, sigmoid
+from fastrnn.cells.cell import Cell, GatedProduct, Readout, Step, StepGradient, sigmoid
 from fastrnn.cells.gru import GRU, GRU_RESET_BEFORE
 from fastrnn.cells.lstm import LSTM, LSTM_COUPLED, LSTM_COUPLED_PEEPHOLE, LSTM_PEEPHOLE
 from fastrnn.cells.rnn import RNN_IDENTITY, RNN_RELU, RNN_TANH
@@ -13,4 +13,4 @@ CELLS: dict[str, Cell] = {
     )
 }  # fmt: skip
 
-__all__ = ["CELLS", "Cell", "GatedProduct", "Step", "StepGradient", "sigmoid"]
+__all__ = ["CELLS", "Cell", "GatedProduct", "Readout", "Step", "StepGradient", "sigmoid"]

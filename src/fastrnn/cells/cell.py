@@ -53,6 +53,22 @@ class GatedProduct:
 
 
 @dataclass(frozen=True)
+class Readout:
+    """How h is read out of the cell state, set apart so that a loop can normalise what is read: v is c, or LN(c).
+
+    forward(xp, saved, v) -> h
+    backward(xp, saved, v, dh) -> (do, dv), the gradients of the output gate and of v
+    inside: the rest of the cell's backward, called like it, with do in place of dh and dv's part already in dc
+
+    The cell's own step is the one with v = c.
+    """
+
+    forward: Callable[[ModuleType, Array, Array], Array]
+    backward: Callable[[ModuleType, Array, Array, Array], tuple[Array, Array]]
+    inside: Backward
+
+
+@dataclass(frozen=True)
 class Cell:
     """One recurrent cell.
 
@@ -68,6 +84,7 @@ class Cell:
         refuses the cell.
     cuda: (file, struct) of the CUDA rendering, see csrc/cells/cell.cuh; None likewise. saved: V, the number of values
         that its step saves.
+    readout: of a cell state; a cell that has one and no readout is refused with layer_norm.
     """
 
     name: str
@@ -81,6 +98,7 @@ class Cell:
     separate: tuple[str, ...] = ()
     unit_parameters: int = 0
     gated: GatedProduct | None = None
+    readout: Readout | None = None
 
 
 def sigmoid(xp: ModuleType, a: Array) -> Array:

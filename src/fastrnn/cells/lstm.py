@@ -16,7 +16,19 @@ from types import ModuleType
 from typing import Any
 
 from fastrnn.arrays import Array
-from fastrnn.cells.cell import Cell, Step, StepGradient, sigmoid
+from fastrnn.cells.cell import Cell, Readout, Step, StepGradient, sigmoid
+
+
+def readout(xp: ModuleType, saved: Array, v: Array) -> Array:
+    """h = o * tanh(v), v = c."""
+    h: Array = saved[:, -1] * xp.tanh(v)
+    return h
+
+
+def readout_backward(xp: ModuleType, saved: Array, v: Array, dh: Array) -> tuple[Array, Array]:
+    """Gradients of o and of v."""
+    tanh_v = xp.tanh(v)
+    return dh * tanh_v, dh * saved[:, -1] * (1 - tanh_v * tanh_v)
 
 
 def _cell(name: str, coupled: bool, peephole: bool) -> Cell:
@@ -28,18 +40,23 @@ def _cell(name: str, coupled: bool, peephole: bool) -> Cell:
         g = xp.tanh(a_g)
         c = f * c_prev + (1 - f if coupled else i[0]) * g
         o = sigmoid(xp, a_o + p[-1] * c if peephole else a_o)
-        return Step(o * xp.tanh(c), c, xp.stack((*i, f, g, o), axis=1))
+        saved = xp.stack((*i, f, g, o), axis=1)
+        return Step(readout(xp, saved, c), c, saved)
 
     def backward(
-        xp: ModuleType, saved: Array, h_prev: Array, c_prev: Array | None, h: Array, c: Array | None, dh: Array,
-        dc: Array | None, p: Any,
-    ) -> StepGradient:  # fmt: skip
+        xp: ModuleType, saved: Array, h_prev: Array, c_prev: Array | None, h: Array, c: Any, dh: Array, dc: Any, p: Any
+    ) -> StepGradient:
         """Gradients of one step; dc is what arrives from the next step and from the loss on c itself."""
+        do, dv = readout_backward(xp, saved, c, dh)
+        return inside(xp, saved, h_prev, c_prev, h, c, do, dc + dv, p)
+
+    def inside(
+        xp: ModuleType, saved: Array, h_prev: Array, c_prev: Array | None, h: Array, c: Any, do: Array, dc: Any, p: Any
+    ) -> StepGradient:
+        """The same from the gradients of o and of c, all but what reaches c through its own peephole."""
         *_, f, g, o = saved.swapaxes(0, 1)
         i = 1 - f if coupled else saved[:, 0]
-        tanh_c = xp.tanh(c)
-        da_o = dh * tanh_c * o * (1 - o)
-        dc = dc + dh * o * (1 - tanh_c * tanh_c)
+        da_o = do * o * (1 - o)
         if peephole:
             dc = dc + p[-1] * da_o
         df = dc * (c_prev - g) if coupled else dc * c_prev
@@ -55,7 +72,7 @@ def _cell(name: str, coupled: bool, peephole: bool) -> Cell:
     return Cell(
         name, gates, forward, backward, numba=("fastrnn.cpu.cells.lstm", name.upper()),
         cuda=None if peephole else ("lstm", "LstmCoupled" if coupled else "Lstm"), saved=len(gates), cell_state=True,
-        unit_parameters=len(gates) - 1 if peephole else 0,
+        unit_parameters=len(gates) - 1 if peephole else 0, readout=Readout(readout, readout_backward, inside),
     )  # fmt: skip
 
 
