@@ -20,6 +20,8 @@ from fastrnn.cells.lstm import readout, readout_backward
 from fastrnn.cpu.activations import sigmoid as vector_sigmoid
 from fastrnn.cpu.activations import tanh as vector_tanh
 from fastrnn.cpu.cells import Rendering
+from fastrnn.cpu.cells.lstm import readout as vector_readout
+from fastrnn.cpu.cells.lstm import readout_backward as vector_readout_backward
 from fastrnn.cpu.vector import splat
 
 # The equations in NumPy, on [B, G, H]: what every backend is checked against
@@ -62,23 +64,29 @@ def vector_forward(ax: Any, ah: Any, h_prev: Any, c_prev: Any, unit: Any) -> Any
     i, f, o = vector_sigmoid(ax[0] + ah[0]), vector_sigmoid(ax[1] + ah[1]), vector_sigmoid(ax[3] + ah[3])
     g = vector_tanh(ax[2] + ah[2])
     c = vector_sigmoid(unit[0]) * f * c_prev + i * g
-    return o * vector_tanh(c), c, (i, f, g, o)
+    return vector_readout((i, f, g, o), c), c, (i, f, g, o)
 
 
 @njit(forceinline=True)
 def vector_backward(saved: Any, h_prev: Any, c_prev: Any, c: Any, dh: Any, dc: Any, unit: Any) -> Any:
     """Gradients of one step, its part of p's among them."""
+    do, dv = vector_readout_backward(saved, c, dh)
+    return vector_inside(saved, h_prev, c_prev, c, do, dc + dv, unit)
+
+
+@njit(forceinline=True)
+def vector_inside(saved: Any, h_prev: Any, c_prev: Any, c: Any, do: Any, dc: Any, unit: Any) -> Any:
+    """The same from the gradients of o and c."""
     i, f, g, o = saved
-    leak, tanh_c = vector_sigmoid(unit[0]), vector_tanh(c)
-    dc = dc + dh * o * (1.0 - tanh_c * tanh_c)
+    leak = vector_sigmoid(unit[0])
     df = dc * leak * c_prev
-    planes = (dc * g * i * (1.0 - i), df * f * (1.0 - f), dc * i * (1.0 - g * g), dh * tanh_c * o * (1.0 - o))
-    return planes, splat(dh, 0.0), dc * leak * f, (df * f * (1.0 - leak),)
+    planes = (dc * g * i * (1.0 - i), df * f * (1.0 - f), dc * i * (1.0 - g * g), do * o * (1.0 - o))
+    return planes, splat(do, 0.0), dc * leak * f, (df * f * (1.0 - leak),)
 
 
 RENDERING = Rendering(
     vector_forward, vector_backward, gates=4, saved=4, planes=4, dah_gates=(0, 1, 2, 3), units=1, cell_state=True,
-    reads_h=False,
+    reads_h=False, readout=vector_readout, readout_backward=vector_readout_backward, inside=vector_inside,
 )  # fmt: skip
 
 LeakyLSTM = fastrnn.register(

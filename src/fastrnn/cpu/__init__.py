@@ -37,6 +37,8 @@ class Saved(NamedTuple):
     s: Array
     raw_c: Array
     seen: Array
+    hats: Array
+    scales: Array
 
 
 def pack(cell: Cell, weights: Weights) -> Packed:
@@ -60,16 +62,18 @@ def _ends(run: Run, save: bool) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
 
 def recur_forward(cell: Cell, packed: Packed, run: Run, save: bool) -> Final:
     """Run the recurrence; see fastrnn.recurrence."""
-    n, dtype, r = packed.sizes, packed.dtype, packed.rendering
+    n, dtype, loop = packed.sizes, packed.dtype, packed.loop
     steps, batch = run.x.shape[:2]
     slots, kept = (steps + 1, steps) if save else (2, 1)
     hs, cs = empty((slots, batch, n.Ps), dtype), empty((slots, batch, n.Hp) if cell.cell_state else 0, dtype)
-    gates = empty((steps, batch, r.saved, n.Hp) if save else 0, dtype)
+    gates = empty((kept, batch, loop.SAVED, n.Hp) if save or loop.READOUT else 0, dtype)
     m = empty((kept, batch, n.Hs) if packed.hr.size else 0, dtype)
     s = empty((kept, batch, n.Hs) if cell.gated else 0, dtype)
     first, last = _ends(run, save)
     zone = shares(run.zone, n.H, n.Hp, dtype)
-    raw_c = empty((steps, batch, n.Hp) if save and zone[0] and cell.cell_state else 0, dtype)
+    raw_c = empty((kept, batch, n.Hp) if zone[0] and cell.cell_state and (save or loop.READOUT) else 0, dtype)
+    hats = empty((steps, batch, 2 * n.G, n.Hp) if save and packed.normalised else 0, dtype)
+    scales = empty((steps, batch, loop.SCALES) if save and packed.normalised else 0, dtype)
     keep = _keep(run, n)
     seen = empty((kept, batch, n.Ps) if keep.size else 0, dtype)
     hs[(*first, slice(n.P))] = run.h0
@@ -83,11 +87,12 @@ def recur_forward(cell: Cell, packed: Packed, run: Run, save: bool) -> Final:
 
     def work(rows: Array, lengths: Array) -> None:
         chunk = max(rows.size, min(CHUNK_ROWS, int(lengths.sum())))
-        tile = rows.size * n.G * n.Hp if cell.gated else packed.loop.TILE_ROWS * n.G * n.U
-        packed.loop.layer_forward(
+        tile = rows.size * n.G * n.Hp if loop.WHOLE else loop.TILE_ROWS * n.G * n.U
+        norm = (packed.affine, hats.reshape(-1), scales.reshape(-1), empty(n.Hp, dtype)) if packed.normalised else ()
+        loop.layer_forward(
             rows, lengths, *x, clear, run.clear is not None, run.reverse, packed.w, packed.bias, packed.u,
             packed.diagonal, packed.unit, packed.hr, hs.reshape(-1), cs.reshape(-1), gates.reshape(-1), m.reshape(-1),
-            s.reshape(-1), *y, run.y.first, keep, seen.reshape(-1), *zone, raw_c.reshape(-1),
+            s.reshape(-1), *y, run.y.first, keep, seen.reshape(-1), *zone, raw_c.reshape(-1), norm,
             empty(chunk * n.G * n.Hp, dtype), empty(tile, dtype), np.empty(chunk + 9 * rows.size, np.int64),
             empty(chunk * row_stride(n.I, n.itemsize) if aliased else 0, dtype), np.empty(rows.size, np.bool_),
             steps, batch, n.I, n.H, n.P, save,
@@ -98,7 +103,7 @@ def recur_forward(cell: Cell, packed: Packed, run: Run, save: bool) -> Final:
         run.y.view[np.arange(steps)[:, None] >= run.lengths] = 0
     h_n = hs[(*last, slice(n.P))]
     c_n = cs[(*last, slice(n.H))] if cell.cell_state else None
-    return Final(h_n, c_n, Saved(hs, cs, gates, m, s, raw_c, seen) if save else None)
+    return Final(h_n, c_n, Saved(hs, cs, gates, m, s, raw_c, seen, hats, scales) if save else None)
 
 
 def cells(cell: Cell, packed: Packed, run: Run, saved: Saved) -> Array:
@@ -127,40 +132,48 @@ def recur_backward(
     cell: Cell, packed: Packed, run: Run, saved: Saved, given: Given, dx: Array, accumulate: bool
 ) -> Initial:
     """Back-propagate through time, then the products over all T*B; see fastrnn.recurrence."""
-    n, dtype, r = packed.sizes, packed.dtype, packed.rendering
+    n, dtype, loop = packed.sizes, packed.dtype, packed.loop
     steps, batch = run.x.shape[:2]
     dh, dc = np.zeros((batch, n.Pp), dtype), np.zeros((batch, n.Hp) if cell.cell_state else 0, dtype)
     if given.h_n is not None:
         dh[:, : n.P] = given.h_n
     if given.c_n is not None:
         dc[:, : n.H] = given.c_n
-    planes = empty((steps, batch, row_stride(r.planes * n.Hp, n.itemsize)), dtype)
+    planes = empty((steps, batch, row_stride(loop.KEPT_PLANES * n.Hp, n.itemsize)), dtype)
     dproj = empty((steps, batch, n.Pp) if packed.hr.size else 0, dtype)
     dp = np.zeros((batch, cell.unit_parameters, n.Hp), dtype)
     du = np.zeros((batch, n.G, n.Hp) if packed.diagonal else 0, dtype)
+    sums = np.zeros((batch, loop.SUMS, n.Hp) if packed.normalised else 0, dtype)
     keep, zone = _keep(run, n), shares(run.zone, n.H, n.Hp, dtype)
     back = packed.back
     dy, dcells = _columns(given.y, dtype), _columns(given.cells, dtype)
     clear = _flags(run)
 
     def work(rows: Array, lengths: Array) -> None:
-        packed.loop.layer_backward(
+        norm: tuple[Array, ...] = ()
+        if packed.normalised:
+            made = empty(rows.size * loop.PLANES * n.Hp, dtype)
+            norm = packed.affine, saved.hats.reshape(-1), saved.scales.reshape(-1), empty(4 * n.Hp, dtype), made
+            norm = *norm, sums.reshape(-1)
+        loop.layer_backward(
             rows, lengths, clear, run.clear is not None, run.reverse, back.u, packed.diagonal, back.u_gated, back.hr,
             packed.unit, saved.hs.reshape(-1), saved.cs.reshape(-1), saved.gates.reshape(-1),
             saved.s.reshape(-1), keep, saved.seen.reshape(-1), *zone, saved.raw_c.reshape(-1), *dy, *dcells,
-            dh.reshape(-1), dc.reshape(-1), planes.reshape(-1), du.reshape(-1), dp.reshape(-1), dproj.reshape(-1),
+            dh.reshape(-1), dc.reshape(-1), planes.reshape(-1), du.reshape(-1), dp.reshape(-1), dproj.reshape(-1), norm,
             empty(rows.size * n.Hp, dtype), empty(rows.size * n.Hp, dtype), empty(rows.size * n.Pp, dtype),
-            np.empty(3 * rows.size, np.int64),
+            np.empty(4 * rows.size, np.int64),
             steps, batch, n.H, n.P,
         )  # fmt: skip
 
     pool.run([partial(work, *part) for part in row_slices(run.lengths, steps, batch, 2.0 * n.G * n.H * n.P)])
     weights = products.after_loop(packed, run, saved, planes.reshape(-1), dproj.reshape(-1), dx, accumulate)
     if packed.diagonal:
-        hh = du.sum(axis=0)[np.argsort(r.dah_gates), : n.H]
+        hh = du.sum(axis=0)[np.argsort(loop.DAH_GATES), : n.H]
         weights = weights._replace(hh=hh.reshape(-1))
     if cell.unit_parameters:
         weights = weights._replace(p=dp.sum(axis=0)[:, : n.H])
+    if packed.normalised:
+        weights = weights._replace(**products.affine_gradients(packed, sums))
     return Initial(dh[:, : n.P], dc[:, : n.H] if cell.cell_state else None, weights)
 
 

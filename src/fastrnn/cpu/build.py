@@ -39,9 +39,10 @@ from fastrnn.cells import Cell
 F = TypeVar("F", bound=Callable[..., Any])
 VARIABLE = "FASTRNN_CACHE_DIR"
 BINDING = "from fastrnn.cpu.cells.lstm import LSTM as CELL"
+PLAIN = "NORMALISED = False"
 UNUSED_SECONDS = 60 * 24 * 3600  # two months
 _folders: list[Path] = []
-_modules: dict[tuple[str, str | None], ModuleType] = {}
+_modules: dict[tuple[str, str | None, bool], ModuleType] = {}
 # Numba's own: a second lock would be taken in the other order by a thread whose compilation comes back here.
 lock = global_compiler_lock
 
@@ -57,17 +58,20 @@ def is_cached(function: Callable[..., Any]) -> bool:
     return Path(function.__code__.co_filename).parent in _folders
 
 
-def load(name: str, cell: Cell | None = None) -> ModuleType:
-    """Return the kernel module fastrnn.cpu.<name> from the cache folder, bound to `cell` if one is given."""
-    key = name, None if cell is None else cell.name
+def load(name: str, cell: Cell | None = None, normalised: bool = False) -> ModuleType:
+    """Return the kernel module fastrnn.cpu.<name> from the cache folder, bound to `cell` if one is given.
+
+    normalised: with layer normalisation, which is a module of its own: what has none is compiled without it.
+    """
+    key = name, None if cell is None else cell.name, normalised
     if key not in _modules:
         with lock:
             if key not in _modules:
-                _modules[key] = _made(name, cell)
+                _modules[key] = _made(name, cell, normalised)
     return _modules[key]
 
 
-def _made(name: str, cell: Cell | None) -> ModuleType:
+def _made(name: str, cell: Cell | None, normalised: bool) -> ModuleType:
     source = Path(__file__).with_name(f"{name}.py")
     text, title = source.read_text(encoding="utf-8"), name
     package = source.parent.parent
@@ -82,9 +86,12 @@ def _made(name: str, cell: Cell | None) -> ModuleType:
         origin = importlib.import_module(module).__file__
         assert origin is not None, "a rendering stands in a file"
         files.append(Path(origin))
-        if BINDING not in text:
-            raise AssertionError(f"{source}: expected the line {BINDING!r}")
-        text, title = text.replace(BINDING, f"from {module} import {rendering} as CELL"), f"{name}_{cell.name}"
+        bound = {BINDING: f"from {module} import {rendering} as CELL", PLAIN: f"NORMALISED = {normalised}"}
+        for line, value in bound.items():
+            if line not in text:
+                raise AssertionError(f"{source}: expected the line {line!r}")
+            text = text.replace(line, value)
+        title = f"{name}_{cell.name}{'_normalised' * normalised}"
     folder = _folder(_digest(files))
     path = folder / f"{title}.py"
     if not path.exists() or path.read_text(encoding="utf-8") != text:

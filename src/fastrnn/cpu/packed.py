@@ -69,8 +69,13 @@ class Packed:
     def __init__(self, cell: Cell, weights: Weights) -> None:
         self.cell, self.weights, self.dtype = cell, weights, weights.ih.dtype
         microkernel.ready(numba.from_dtype(self.dtype))  # kernels from the cache link to it
-        self.loop = build.load("loop", cell)
+        self.normalised = weights.norm_ih is not None
+        self.loop = build.load("loop", cell, self.normalised)
         self.rendering: Rendering = self.loop.CELL
+        if self.loop.READOUT and self.rendering.readout is None:
+            raise ValueError(
+                f"layer_norm: expected False, since the rendering of {cell.name!r} has no readout, got True"
+            )
         gates = len(cell.gates)
         hidden = weights.ih.shape[0] // gates
         self.diagonal = weights.hh.ndim == 1
@@ -92,6 +97,7 @@ class Packed:
         if w.hr is not None:
             pack(plain(w.hr), self.hr, 1, n.P, n.H)
         self.bias, self.unit = self._biases()
+        self.affine = self._affine() if self.normalised else np.empty(0, self.dtype)
 
     def _put_diagonal(self, u: Array, gates: Sequence[int]) -> None:
         """u [n, Hp] = the diagonals of these gates."""
@@ -113,10 +119,22 @@ class Packed:
             unit[len(self.cell.separate) :, : n.H] = w.p
         return bias.reshape(-1), unit.reshape(-1)
 
+    def _affine(self) -> Array:
+        """[2, 2G+1, Hp]: gains and shifts of LN(x W), LN(h U) and LN(c); the first has the biases, c its own."""
+        n, w = self.sizes, self.weights
+        affine = np.zeros((2, 2 * n.G + 1, n.Hp), self.dtype)
+        assert w.norm_ih is not None, "asked for with layer normalisation only"
+        assert w.norm_hh is not None, "the same"
+        affine[0, : n.G, : n.H], affine[0, n.G : -1, : n.H] = w.norm_ih.reshape(n.G, n.H), w.norm_hh.reshape(n.G, n.H)
+        affine[1, : n.G] = self.bias.reshape(n.G, n.Hp)
+        if w.norm_c is not None:
+            affine[0, -1, : n.H], affine[1, -1, : n.H] = w.norm_c, w.norm_c_bias
+        return affine.reshape(-1)
+
     @cached_property
     def back(self) -> Back:
         """The panels of the backward pass."""
-        n, w, order = self.sizes, self.weights, self.rendering.dah_gates
+        n, w, order = self.sizes, self.weights, self.loop.DAH_GATES
         ungated, gated = (order[:-1], order[-1:]) if self.cell.gated else (order, ())
         square = n.Hp if self.diagonal else n.Pp * n.Hp
         panels = Back(

@@ -58,22 +58,23 @@ def after_loop(
 ) -> Weights:
     """Write or add to dx and return the gradients of the weights.
 
-    planes: [T, B, Ls], rows [planes, Hp] at the distance Ls. dproj: [T, B, Pp] with a projection. Rows of steps that
-    do not exist are never read.
+    planes: [T, B, Ls], rows [KEPT_PLANES, Hp] at the distance Ls. dproj: [T, B, Pp] with a projection. Rows of steps
+    that do not exist are never read. Biases are summed here only without layer normalisation.
     """
-    n, r, w, dtype = packed.sizes, packed.rendering, packed.weights, packed.dtype
+    n, r, w, dtype = packed.sizes, packed.loop, packed.weights, packed.dtype
+    biases = w.b_ih is not None and not packed.normalised
     x, dx_flat, at = _places(run, dx, n)
     if run.lengths is not None and not accumulate:
         dx[...] = 0
     Ip, width = n.padded(n.I), n.G * n.Hp
-    distance = row_stride(r.planes * n.Hp, n.itemsize)
-    dax = at.step * distance + r.dax_first * n.Hp
-    dah = at.step * distance + r.dah_first * n.Hp
+    distance = row_stride(r.KEPT_PLANES * n.Hp, n.itemsize)
+    dax = at.step * distance + r.DAX_FIRST * n.Hp
+    dah = at.step * distance + r.DAH_FIRST * n.Hp
     ih, hh = np.empty(width * Ip, dtype), np.empty(0 if packed.diagonal else width * n.Pp, dtype)
     hr = np.empty(n.Pp * n.Hp if w.hr is not None else 0, dtype)
     b_ih, b_hh = np.empty((2, width), dtype)
     ungated = n.G - 1 if packed.cell.gated else n.G  # the last gate of a gated cell sees the gated state instead of h
-    order = r.dah_gates[:ungated]
+    order = r.DAH_GATES[:ungated]
     # what the recurrent product saw: the states themselves, or with recurrent dropout those that it kept
     seen = (saved.seen.reshape(-1), at.step * n.Ps) if saved.seen.size else (saved.hs.reshape(-1), at.h_prev)
     kernels = build.load("matmul")
@@ -92,7 +93,7 @@ def after_loop(
             product(planes, rows, n.Hp, saved.s.reshape(-1), at.step * n.Hs, n.Hp, into)
         if w.hr is not None:
             product(dproj, at.step * n.Pp, n.Pp, saved.m.reshape(-1), at.step * n.Hs, n.Hp, hr)
-        if w.b_ih is not None:
+        if biases:
             mine = columns_of(width, n.U, part, parts)
             kernels.column_sums(planes, dax, *mine, b_ih)
             kernels.column_sums(planes, dah, *mine, b_hh)
@@ -102,15 +103,29 @@ def after_loop(
     flops = 2.0 * at.dx.size * width * (2 * n.I + n.P)
     parts = int(max(1, min(threads.get_num_threads(), flops // THREAD_FLOPS)))
     pool.run([partial(work, part, parts) for part in range(parts)])
-    if r.dah_gates != tuple(range(n.G)):
-        b_hh = b_hh.reshape(n.G, n.Hp)[np.argsort(r.dah_gates)]
+    if tuple(range(n.G)) != r.DAH_GATES:
+        b_hh = b_hh.reshape(n.G, n.Hp)[np.argsort(r.DAH_GATES)]
     return Weights(
         _cut(ih.reshape(n.G, n.Hp, Ip), n.H, n.I),
         hh if packed.diagonal else _cut(hh.reshape(n.G, n.Hp, n.Pp), n.H, n.P),  # the loop itself made the former
-        None if w.b_ih is None else _cut(b_ih.reshape(n.G, n.Hp, 1), n.H, 1)[:, 0],
-        None if w.b_hh is None else _cut(b_hh.reshape(n.G, n.Hp, 1), n.H, 1)[:, 0],
+        _cut(b_ih.reshape(n.G, n.Hp, 1), n.H, 1)[:, 0] if biases else None,
+        _cut(b_hh.reshape(n.G, n.Hp, 1), n.H, 1)[:, 0] if biases else None,
         None if w.hr is None else _cut(hr.reshape(1, n.Pp, n.Hp), n.P, n.H),
     )  # fmt: skip
+
+
+def affine_gradients(packed: Packed, sums: Array) -> dict[str, Array]:
+    """Gradients of the gains and biases of a layer with normalisation, from each row's sums [B, SUMS, Hp]."""
+    n, w, r = packed.sizes, packed.weights, packed.rendering
+    total = sums.sum(axis=0)[:, : n.H]
+    planes = total[2 * n.G + 2 :]
+    found = {"norm_ih": total[: n.G].reshape(-1), "norm_hh": total[n.G : 2 * n.G].reshape(-1)}
+    if w.norm_c is not None:
+        found |= {"norm_c": total[2 * n.G], "norm_c_bias": total[2 * n.G + 1]}
+    if w.b_ih is not None:
+        found["b_ih"] = planes[r.dax_first : r.dax_first + n.G].reshape(-1)
+        found["b_hh"] = planes[r.dah_first + np.argsort(r.dah_gates)].reshape(-1)
+    return found
 
 
 def runs(order: tuple[int, ...]) -> list[tuple[int, int, int]]:

@@ -41,3 +41,6 @@ class Rendering:
     reads_h: bool = True  # whether the step itself, besides the product, reads h_prev
     gate: Callable[..., Any] | None = None  # (ax_0, ah_0, h_prev) -> gated state of a second product
     gate_backward: Callable[..., Any] | None = None  # (saved, h_prev, ds) -> what to add to plane 0, dh_prev
+    readout: Callable[..., Any] | None = None  # (saved, v) -> h, see fastrnn.cells.Readout, as the next two
+    readout_backward: Callable[..., Any] | None = None  # (saved, v, dh) -> do, dv
+    inside: Callable[..., Any] | None = None  # backward with do in place of dh

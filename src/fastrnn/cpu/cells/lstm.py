@@ -53,6 +53,31 @@ def coupled_peepholes(da: Any, c_prev: Any, c: Any) -> Any:
     return da[0] * c_prev, da[2] * c
 
 
+@njit(forceinline=True)
+def readout(saved: Any, v: Any) -> Any:
+    """h = o * tanh(v)."""
+    return saved[-1] * tanh(v)
+
+
+@njit(forceinline=True)
+def readout_backward(saved: Any, v: Any, dh: Any) -> Any:
+    """Gradients of o and of v."""
+    tanh_v = tanh(v)  # cheaper to compute again than to fetch
+    return dh * tanh_v, dh * saved[-1] * (1.0 - tanh_v * tanh_v)
+
+
+def _rendering(forward: Any, inside: Any, gates: int, units: int) -> Rendering:
+    @njit(forceinline=True)
+    def backward(saved: Any, h_prev: Any, c_prev: Any, c: Any, dh: Any, dc: Any, unit: Any) -> Any:
+        do, dv = readout_backward(saved, c, dh)
+        return inside(saved, h_prev, c_prev, c, do, dc + dv, unit)
+
+    return Rendering(
+        forward, backward, gates=gates, saved=gates, planes=gates, dah_gates=tuple(range(gates)), units=units,
+        cell_state=True, reads_h=False, readout=readout, readout_backward=readout_backward, inside=inside,
+    )  # fmt: skip
+
+
 def _separate(see: Any, see_backward: Any, parameters: Any, units: int) -> Rendering:
     @njit(forceinline=True)
     def forward(ax: Any, ah: Any, h_prev: Any, c_prev: Any, unit: Any) -> Any:
@@ -60,24 +85,20 @@ def _separate(see: Any, see_backward: Any, parameters: Any, units: int) -> Rende
         f = sigmoid(see(ax[1] + ah[1], unit, 1, c_prev))
         g = tanh(ax[2] + ah[2])
         c = f * c_prev + i * g
-        o = sigmoid(see(ax[3] + ah[3], unit, 2, c))
-        return o * tanh(c), c, (i, f, g, o)
+        saved = i, f, g, sigmoid(see(ax[3] + ah[3], unit, 2, c))
+        return readout(saved, c), c, saved
 
     @njit(forceinline=True)
-    def backward(saved: Any, h_prev: Any, c_prev: Any, c: Any, dh: Any, dc: Any, unit: Any) -> Any:
+    def inside(saved: Any, h_prev: Any, c_prev: Any, c: Any, do: Any, dc: Any, unit: Any) -> Any:
         i, f, g, o = saved
-        tanh_c = tanh(c)  # cheaper to compute again than to fetch
-        da_o = dh * tanh_c * o * (1.0 - o)
-        dc = see_backward(dc + dh * o * (1.0 - tanh_c * tanh_c), unit, 2, da_o)
+        da_o = do * o * (1.0 - o)
+        dc = see_backward(dc, unit, 2, da_o)
         da_i, da_f = dc * g * i * (1.0 - i), dc * c_prev * f * (1.0 - f)
         planes = (da_i, da_f, dc * i * (1.0 - g * g), da_o)
         dc_prev = see_backward(see_backward(dc * f, unit, 0, da_i), unit, 1, da_f)
-        return planes, splat(dh, 0.0), dc_prev, parameters(planes, c_prev, c)
+        return planes, splat(do, 0.0), dc_prev, parameters(planes, c_prev, c)
 
-    return Rendering(
-        forward, backward, gates=4, saved=4, planes=4, dah_gates=(0, 1, 2, 3), units=units, cell_state=True,
-        reads_h=False,
-    )  # fmt: skip
+    return _rendering(forward, inside, 4, units)
 
 
 def _coupled(see: Any, see_backward: Any, parameters: Any, units: int) -> Rendering:
@@ -86,22 +107,19 @@ def _coupled(see: Any, see_backward: Any, parameters: Any, units: int) -> Render
         f = sigmoid(see(ax[0] + ah[0], unit, 0, c_prev))
         g = tanh(ax[1] + ah[1])
         c = f * c_prev + (1.0 - f) * g
-        o = sigmoid(see(ax[2] + ah[2], unit, 1, c))
-        return o * tanh(c), c, (f, g, o)
+        saved = f, g, sigmoid(see(ax[2] + ah[2], unit, 1, c))
+        return readout(saved, c), c, saved
 
     @njit(forceinline=True)
-    def backward(saved: Any, h_prev: Any, c_prev: Any, c: Any, dh: Any, dc: Any, unit: Any) -> Any:
+    def inside(saved: Any, h_prev: Any, c_prev: Any, c: Any, do: Any, dc: Any, unit: Any) -> Any:
         f, g, o = saved
-        tanh_c = tanh(c)
-        da_o = dh * tanh_c * o * (1.0 - o)
-        dc = see_backward(dc + dh * o * (1.0 - tanh_c * tanh_c), unit, 1, da_o)
+        da_o = do * o * (1.0 - o)
+        dc = see_backward(dc, unit, 1, da_o)
         da_f = dc * (c_prev - g) * f * (1.0 - f)
         planes = (da_f, dc * (1.0 - f) * (1.0 - g * g), da_o)
-        return planes, splat(dh, 0.0), see_backward(dc * f, unit, 0, da_f), parameters(planes, c_prev, c)
+        return planes, splat(do, 0.0), see_backward(dc * f, unit, 0, da_f), parameters(planes, c_prev, c)
 
-    return Rendering(
-        forward, backward, gates=3, saved=3, planes=3, dah_gates=(0, 1, 2), units=units, cell_state=True, reads_h=False
-    )
+    return _rendering(forward, inside, 3, units)
 
 
 LSTM = _separate(blind, blind_backward, no_parameters, 0)
