@@ -133,6 +133,21 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "num_layers": 2, "bidirectional": True, "batch_first": True, "dropout": 0.3, "lengths": "random",
         "reset": "random", "strided": True, "B": 4, "zoneout": 0.1, "recurrent_dropout": 0.2,
     },
+    "norm": {"layer_norm": True, "bidirectional": True},
+    "norm-no-bias-mask": {"layer_norm": True, "bias": False, "recurrent": "mask", "num_layers": 2, "seed": 3},
+    "norm-everything": {
+        "layer_norm": True, "num_layers": 2, "bidirectional": True, "batch_first": True, "dropout": 0.3,
+        "lengths": "random", "reset": "random", "strided": True, "B": 4, "zoneout": 0.1, "recurrent_dropout": 0.2,
+    },
+    "norm-recompute": {"layer_norm": True, "save": "recompute", "T": 11, "reset": "random", "lengths": "random"},
+    "norm-zoneout": {"layer_norm": True, "zoneout": 0.3, "num_layers": 2},
+    "norm-diagonal": {
+        "layer_norm": True, "recurrent": "diagonal", "recurrent_dropout": 0.3, "training": True, "bidirectional": True,
+        "lengths": "random", "reset": "random",
+    },
+    "norm-state-none": {"layer_norm": True, "state": "none"},
+    "norm-T1-B1": {"layer_norm": True, "T": 1, "B": 1, "I": 2},
+    "norm-H1": {"layer_norm": True, "H": 1},
     **{f"loss-{name}": {"losses": (name,), "num_layers": 2, "bidirectional": True} for name in LOSSES},
     "T1": {"T": 1},
     "B1": {"B": 1},
@@ -151,6 +166,17 @@ PROJECTIONS = {
     "projection-recompute": {"proj_size": 3, "save": "recompute", "T": 10, "bidirectional": True, "lengths": "random"},
     "projection-zoneout": {"proj_size": 3, "zoneout": 0.3, "training": True, "recurrent_dropout": 0.2},
     "state-h": {"state": "h"},
+    "norm-projection": {"layer_norm": True, "proj_size": 3, "zoneout": 0.2, "recurrent_dropout": 0.2, "training": True},
+    "norm-projection-recompute": {
+        "layer_norm": True,
+        "proj_size": 2,
+        "save": "recompute",
+        "num_layers": 2,
+        "bidirectional": True,
+        "B": 4,
+        "lengths": "random",
+        "reset": "random",
+    },
 }
 
 
@@ -168,7 +194,7 @@ CUDA_CELLS = {name: cell for name, cell in CELLS.items() if cell.cuda is not Non
 def cuda_cases(dtype: str) -> Iterator[tuple[str, Case]]:
     """As option_cases, for the CUDA backend: what it refuses is tested in test_bad_input."""
     for name, case in option_cases("cuda", dtype):
-        refused = case.zoneout or case.recurrent_dropout or case.recurrent == "diagonal"
+        refused = case.zoneout or case.recurrent_dropout or case.layer_norm or case.recurrent == "diagonal"
         if case.cell in CUDA_CELLS and not refused:
             yield name, case
 
@@ -215,6 +241,10 @@ def make_layer(case: Case, dtype: str | None = None, **options: Any) -> Any:
         layer_norm=case.layer_norm,
         dtype=dtype or case.dtype, seed=case.seed, **options,
     )  # fmt: skip
+    if case.layer_norm:  # gains of one and biases of zero would hide a gain that is left out
+        rng = np.random.default_rng(case.seed + 17)
+        gains = {name: value for name, value in layer.params.items() if name.startswith("norm")}
+        layer.update({n: (v + 0.5 * rng.standard_normal(v.shape)).astype(layer.dtype) for n, v in gains.items()})
     if layer.dtype != case.dtype:
         layer.update({name: value.astype(case.dtype).astype(layer.dtype) for name, value in layer.params.items()})
     return layer
@@ -343,6 +373,10 @@ def input_rounding(case: Case, problem: Problem) -> dict[str, float]:
         arrays = {name: rounded(getattr(other, name)) for name in ("x", "state", "d_output", "d_state", "d_cells")}
         for name, value in evaluate(layer, case, replace(other, **arrays), "reference").items():
             worst[name] = max(worst.get(name, 0.0), tolerance.error(value, exact[name]))
+    if case.layer_norm:
+        # It is blind to the scale and the mean of a row, so gradients along them cancel inside whatever the inputs are.
+        for name, value in evaluate(make_layer(case), case, problem, "reference").items():
+            worst[name] = max(worst[name], tolerance.error(value, exact[name]))
     return worst
 
 
@@ -402,16 +436,19 @@ def without_reference() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for name in FUNCTIONS:
             patch.setattr(reference, name, refuse)
-        kept = {name: (cell.forward, cell.backward, cell.gated) for name, cell in CELLS.items()}
+        kept = {name: (cell.forward, cell.backward, cell.gated, cell.readout) for name, cell in CELLS.items()}
         for cell in CELLS.values():  # frozen, so not by MonkeyPatch
             object.__setattr__(cell, "forward", refuse)
             object.__setattr__(cell, "backward", refuse)
             if cell.gated is not None:
                 object.__setattr__(cell, "gated", type(cell.gated)(refuse, refuse))
+            if cell.readout is not None:
+                object.__setattr__(cell, "readout", type(cell.readout)(refuse, refuse, refuse))
         try:
             yield
         finally:
-            for name, (forward, backward, gated) in kept.items():
+            for name, (forward, backward, gated, readout) in kept.items():
                 object.__setattr__(CELLS[name], "forward", forward)
                 object.__setattr__(CELLS[name], "backward", backward)
                 object.__setattr__(CELLS[name], "gated", gated)
+                object.__setattr__(CELLS[name], "readout", readout)

@@ -83,6 +83,7 @@ CONSTRUCTOR: list[tuple[type[Exception], str, str, str, dict[str, Any]]] = [
     (ShapeError, "recurrent", "a mask [6, 6]", "(7, 7)", {"recurrent": np.eye(7)}),
     (ValueError, "recurrent", "a mask of 0 and 1", "other values", {"recurrent": np.full((H, H), 0.5)}),
     (TypeError, "recurrent", "a mask of 0 and 1", "None", {"recurrent": None}),
+    (TypeError, "layer_norm", "a bool", "1", {"layer_norm": 1}),
     (ValueError, "save", "'recompute'", "'everything'", {"save": "everything"}),
     (ValueError, "save", "'gates'", "None", {"save": None}),
     (ValueError, "init", "'xavier'", "'glorot'", {"init": "glorot"}),
@@ -105,7 +106,6 @@ CONSTRUCTOR: list[tuple[type[Exception], str, str, str, dict[str, Any]]] = [
     (ValueError, "device", "'cuda:N'", "cuda:", {"device": "cuda:"}),
 ]
 NOT_YET: dict[str, list[Any]] = {
-    "layer_norm": [True],
     "precision": ["high", "medium", "low"],
 }
 

@@ -23,6 +23,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "plain": {},
     "many": {"num_layers": 2, "bidirectional": True, "bias": False, "dropout": 0.5, "batch_first": True},
     "projection": {"proj_size": 3, "num_layers": 2},
+    "normalised": {"layer_norm": True, "bidirectional": True},
     "regularised": {"zoneout": 0.2, "recurrent_dropout": 0.3, "recurrent": "diagonal", "training": True},
     "mask": {"recurrent": "mask", "num_layers": 2},
 }

@@ -81,7 +81,7 @@ def same_bits(got: dict[str, np.ndarray], want: dict[str, np.ndarray]) -> None:
         replace(case, H=case.H + 28, B=max(case.B, 7) if case.B > 1 else 1, T=case.T + 2)
         for dtype in DTYPES
         for name, case in option_cases("cpu", dtype)
-        if name in ("plain", "everything", "projection-everything", "unbatched", "B1", "dropout")
+        if name in ("plain", "everything", "projection-everything", "norm-everything", "unbatched", "B1", "dropout")
     ],
     ids=str,
 )

@@ -70,11 +70,12 @@ def same_bits(got: dict[str, np.ndarray], want: dict[str, np.ndarray]) -> None:
 
 
 def is_weight(name: str) -> bool:
-    return name.startswith(("d weight", "d bias"))
+    return name.startswith(("d weight", "d bias", "d norm"))
 
 
 PLAIN, PROJECTION = {}, {"proj_size": 9}
-SOME = cases(PLAIN, EVERYTHING, PROJECTION)
+NORMALISED = {**EVERYTHING, "layer_norm": True}
+SOME = cases(PLAIN, EVERYTHING, PROJECTION, NORMALISED)
 
 
 @pytest.mark.parametrize("case", SOME, ids=str)
@@ -137,6 +138,7 @@ def test_a_split_sequence_equals_one_run(case: Case, at: int) -> None:
 PADDED = cases(
     {"lengths": "random"},
     EVERYTHING,
+    NORMALISED,
     {"lengths": "random", "batch_first": True, "num_layers": 2, "proj_size": 9},
     {"lengths": "random", "num_layers": 2, "bidirectional": True, "dropout": 0.4},
 )
@@ -279,7 +281,7 @@ def test_cells_are_the_cell_states_step_by_step(case: Case) -> None:
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-@pytest.mark.parametrize("case", cases(PLAIN, EVERYTHING, PROJECTION, H=33), ids=str)
+@pytest.mark.parametrize("case", cases(PLAIN, EVERYTHING, PROJECTION, NORMALISED, H=33), ids=str)
 @pytest.mark.filterwarnings("ignore:(invalid value|overflow) encountered:RuntimeWarning")  # of NumPy, in the reference
 def test_nan_in_one_row_stays_in_that_row(case: Case, bad: float) -> None:
     layer, problem = make_layer(case), draw(case)
@@ -328,7 +330,7 @@ def test_read_only_inputs_are_enough(case: Case) -> None:
 
 EMPTY = [
     replace(case, **size)
-    for case in cases(PLAIN, EVERYTHING, {"proj_size": 9, "num_layers": 2, "batch_first": True})
+    for case in cases(PLAIN, EVERYTHING, NORMALISED, {"proj_size": 9, "num_layers": 2, "batch_first": True})
     for size in ({"T": 0}, {"B": 0}, {"T": 0, "B": 0}, {"lengths": "zero"})
 ]
 
@@ -369,6 +371,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {  # the first is the default
     "dropout": (0.0, 0.3),
     "zoneout": (0.0, 0.2),
     "recurrent_dropout": (0.0, 0.25),
+    "layer_norm": (False, True),
     "recurrent": ("full", "diagonal", "mask"),
     "save": ("gates", "recompute"),
     "training": (False, True),

@@ -13,7 +13,8 @@ import fastrnn
 OPTIONS: list[dict[str, Any]] = [
     {}, {"num_layers": 3, "B": 1}, {"bias": False, "H": 1}, {"proj_size": 5, "num_layers": 2},
     {"zoneout": 0.3, "recurrent": "mask"}, {"recurrent": "diagonal", "num_layers": 2, "recurrent_dropout": 0.5},
-    {"zoneout": 0.3, "proj_size": 5},
+    {"zoneout": 0.3, "proj_size": 5}, {"layer_norm": True, "num_layers": 2, "zoneout": 0.3, "bias": False},
+    {"layer_norm": True, "proj_size": 5},
 ]  # fmt: skip
 CASES = [
     pytest.param(case, id=str(case))
