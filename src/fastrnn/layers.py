@@ -451,6 +451,7 @@ class LSTM(Recurrent[tuple[Array, Array]]):
         i, f, o = sigma(W x_t + b_ih + U h_{t-1} + b_hh)    g = tanh(the same)
         c_t = f * c_{t-1} + i * g                           h_t = o * tanh(c_t)     (then W_hr h_t with proj_size)
         peephole: i and f see p * c_{t-1}, o sees p * c_t   coupled: i = 1 - f
+        layer_norm: LN(W x_t) and LN(U h_{t-1}) in place of the products, h_t = o * tanh(LN(c_t))
 
     Args:
         input_size: I. hidden_size: H. num_layers: L. bias: whether b_ih and b_hh exist.
@@ -471,13 +472,17 @@ class LSTM(Recurrent[tuple[Array, Array]]):
         ones throughout a sequence.
         save: "gates", or "recompute": keep states at the ends of segments of sqrt(T) steps alone and run each segment
         again in the backward pass; less memory, one forward pass more.
-        layer_norm, precision: fixed at these values in this version, others are refused by name.
+        layer_norm: LN(a) = gain * (a - mean(a)) / sqrt(var(a) + 1e-5), over the row of all gates and units (of c, the
+        units), with gains norm_ih_l0 and norm_hh_l0 [4H], norm_c_l0 [H] and, for c alone, the bias norm_c_bias_l0 [H],
+        which does not go by `bias`; gains start at 1, the bias at 0. Peepholes and the cell state itself see c, not
+        LN(c). Keeps 8H numbers a step more for the backward pass, unless save is "recompute". Not on a GPU yet.
+        precision: fixed at this value in this version, others are refused by name.
 
     Raises:
         ValueError, TypeError: naming the argument, what was expected and what came.
 
     Source: Hochreiter, Schmidhuber 1997; Gers, Schmidhuber, Cummins 2000; projection: Sak, Senior, Beaufays 2014;
-    zoneout: Krueger et al. 2017; recurrent dropout: Gal, Ghahramani 2016.
+    zoneout: Krueger et al. 2017; recurrent dropout: Gal, Ghahramani 2016; layer normalisation: Ba, Kiros, Hinton 2016.
     """
 
     def __init__(
@@ -501,9 +506,13 @@ class GRU(Recurrent[Array]):
         r, z = sigma(W x_t + b_ih + U h_{t-1} + b_hh)       h_t = (1 - z) * n + z * h_{t-1}
         reset_after=True:   n = tanh(W x_t + b_ih + r * (U h_{t-1} + b_hh))
         reset_after=False:  n = tanh(W x_t + b_ih + U (r * h_{t-1}) + b_hh)
+        layer_norm: LN(W x_t) and LN(U h_{t-1}) in place of the products, of all three gates together; the biases follow
 
     Args:
         reset_after: which form; True is cuDNN's and torch's. The others as for LSTM.
+        layer_norm: as for LSTM, with norm_ih_l0 and norm_hh_l0 [3H]. With reset_after=False there are two recurrent
+        products, of which the second needs r and so the first: each is normalised over its own width, r and z over 2H,
+        n over H.
 
     Source: Cho et al. 2014 (reset before the product); cuDNN and torch (reset after).
     """
@@ -528,7 +537,8 @@ class RNN(Recurrent[Array]):
         h_t = phi(W x_t + b_ih + U h_{t-1} + b_hh)          phi: tanh, relu or identity
 
     Args:
-        nonlinearity: "tanh", "relu" or "identity". The others as for LSTM.
+        nonlinearity: "tanh", "relu" or "identity". The others as for LSTM; layer_norm: LN(W x_t) and LN(U h_{t-1}),
+        with gains norm_ih_l0 and norm_hh_l0 [H].
 
     Source: Elman 1990; relu with init="identity": Le, Jaitly, Hinton 2015.
     """

@@ -121,6 +121,7 @@ def plan(layer: Recurrent[Any], steps: int, batch: int = 1, *, lengths: Any = No
         steps=steps, batch=batch, rows=steps * batch if given is None else int(given.sum()),
         longest=steps if given is None else int(given.max()), inputs=layer.input_size, hidden=network.hidden_size,
         projected=network.proj_size, dtype=layer.dtype, train=training, diagonal=layer._is_diagonal,
+        layer_norm=layer.layer_norm,
     )  # fmt: skip
     shapes = [whole, *[whole._replace(inputs=directions * network.output_size)] * (network.num_layers - 1)]
     return Plan(

@@ -118,6 +118,7 @@ class Shape(NamedTuple):
     dtype: str
     train: bool  # forward and backward
     diagonal: bool  # U is a vector a gate
+    layer_norm: bool = False
 
     @property
     def itemsize(self) -> int:

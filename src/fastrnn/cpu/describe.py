@@ -32,7 +32,8 @@ def describe(cell: Cell, shape: Shape) -> Loop:
             f"backward: per step the cell's gradients of all units{',' if product else ''}{product}{more}",
             f"after it {after} as products over {shape.rows} steps, in a fixed order of sums, split over columns",
         ]
-    return Loop(f"loop.py for `{cell.name}`", True, threads, _why(threads, shape), tuple(stages))
+    kernel = f"loop.py for `{cell.name}`" + (", normalised" if shape.layer_norm else "")
+    return Loop(kernel, True, threads, _why(threads, shape), tuple(stages))
 
 
 def _why(threads: int, shape: Shape) -> str:
@@ -45,6 +46,10 @@ def _step(cell: Cell, shape: Shape, rows: int) -> str:
     together = BLOCKS_AT_ONCE if rows <= FEW_ROWS and not shape.diagonal else 1
     units = "a block of units" if together == 1 else f"{together} blocks of units"
     parts = f"per step, {units} at a time, {min(rows, TILE_ROWS)} rows: {product}, then the gates from a tile in L1"
+    if shape.layer_norm:
+        made = "h from the normalised c" if cell.cell_state else "nothing more"
+        parts = f"per step, {product} for whole rows, normalised beside those of x; then the gates, then {made}"
+        parts = parts.removesuffix(", then nothing more")
     if cell.gated:
         parts = "per step, the gated state first, whose own product follows; " + parts.removeprefix("per step, ")
     return parts + (f"; then the projection to {shape.projected}" if shape.projected else "")
