@@ -14,11 +14,12 @@ from cases import BACKENDS, DTYPES, LAYERS, Case, assert_results, by_name, draw,
 from tolerance import assert_close, assert_same_bits, rounding
 from torch.nn.functional import layer_norm
 
-import fastrnn.cpu.cells.lstm
+import fastrnn
 from fastrnn import layers, optim, validation
 from fastrnn.cells import CELLS
+from fastrnn.cpu.cells.lstm import LSTM
 
-HALF = dataclasses.replace(fastrnn.cpu.cells.lstm.LSTM, readout=None)
+HALF = dataclasses.replace(LSTM, readout=None)
 CORE = [name for name in CELLS if name.startswith(("rnn", "lstm", "gru"))]
 
 
