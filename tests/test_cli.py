@@ -284,13 +284,14 @@ def test_without_the_cli_extra_one_line_says_so(missing, tmp_path):
     assert done.stderr == f"ImportError: the command needs {missing}: pip install 'fastrnn[cli]'\n"
 
 
-def test_warmup_leaves_nothing_for_a_later_process_to_compile(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("options", "loop"), [([], "loop_rnn_relu."), (["--layer-norm"], "loop_rnn_relu_normalised.")])
+def test_warmup_leaves_nothing_for_a_later_process_to_compile(tmp_path: Path, options: list[str], loop: str) -> None:
     environment = {**os.environ, "FASTRNN_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(ROOT / "src")}
 
     def warm() -> dict[str, Path]:
         command = "from fastrnn.cli import main; main()"
         done = subprocess.run(
-            [sys.executable, "-c", command, "warmup", "--cell", "rnn_relu", "--dtype", "float64", "--json"],
+            [sys.executable, "-c", command, "warmup", "--cell", "rnn_relu", "--dtype", "float64", "--json", *options],
             env=environment, capture_output=True, text=True, check=True,
         )  # fmt: skip
         told = json.loads(done.stdout)
@@ -300,6 +301,7 @@ def test_warmup_leaves_nothing_for_a_later_process_to_compile(tmp_path: Path) ->
 
     first = {name: path.stat().st_mtime_ns for name, path in warm().items()}
     found = " ".join(first)
+    assert loop in found
     assert all(name in found for name in ("layer_forward", "layer_backward", "gemm_tn", "pack_back", "random_words"))
     assert {name: path.stat().st_mtime_ns for name, path in warm().items()} == first
 
