@@ -23,7 +23,7 @@ class Stepper:
         self.y = np.empty((batch, n.P), dtype)
         nothing = np.empty(0, dtype)
         tile = batch * n.G * n.Hp if loop.WHOLE else loop.TILE_ROWS * n.G * n.U
-        waiting = loop.READOUT and batch * n.Hp  # h waits for the row of c, and with it what the cell made
+        waiting = batch * n.Hp if loop.READOUT else 0  # h waits for the row of c, and with it what the cell made
         norm = (packed.affine, nothing, nothing, np.empty(n.Hp, dtype)) if packed.normalised else ()
         self._kernel = loop.layer_forward
         self._arguments = (
