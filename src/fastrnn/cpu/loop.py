@@ -13,8 +13,8 @@ row of c is complete:
 
 Rows are sorted by falling length, so the rows that are alive at a step are a prefix and finished ones cost nothing.
 All arrays are flat and C-contiguous; their shapes stand beside them. Hp and Pp are H and P rounded up to whole blocks
-of units (two vectors), and Ps, Hs and Ls are the distances of rows of Pp, Hp and KEPT_PLANES * Hp elements, see row_stride.
-Columns past H hold rubbish that never reaches the others, because the products end at P or H,
+of units (two vectors), and Ps, Hs and Ls are the distances of rows of Pp, Hp and KEPT_PLANES * Hp elements, see
+row_stride. Columns past H hold rubbish that never reaches the others, because the products end at P or H,
 and planes are zeroed there. The build binds this module to one cell at a time, with or without normalisation.
 """
 
