@@ -43,6 +43,18 @@ def test_every_variant_compiles_without_spills(cell: str, chip: str, capsys: pyt
         print(f"\n{'chip':8} {'variant':30} {'kernel':17} registers shared   code", *rows, sep="\n")
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+def test_products_and_sums_are_rounded_each(dtype: str) -> None:
+    """Else the compiler could fuse them in one width and not in another. This kernel calls no function that fuses."""
+    from fastrnn.cuda import source
+
+    cell = next(name for name, cell in CUDA_CELLS.items() if cell.gated)
+    for width in source.widths(dtype):
+        code = source.assemble(source.Variant(cell, dtype, width))
+        assert "fma." not in nvrtc.ptx_of("gate_backward", "sm_90", code, source.OPTIONS)
+        assert "fma." in nvrtc.ptx_of("gate_backward", "sm_90", code, ("--std=c++17",))  # what is seen without
+
+
 @pytest.mark.parametrize("chip", CHIPS)
 def test_the_random_words_compile(chip: str) -> None:
     from fastrnn.cuda import source

@@ -3,6 +3,7 @@
 The stand-in's capture records addresses without keeping their memory; see cupy_standin.
 """
 
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from types import ModuleType
@@ -22,7 +23,8 @@ pytestmark = [
     pytest.mark.skipif(bool(host_kernels.missing_tools()), reason=host_kernels.missing_tools()),
     pytest.mark.usefixtures("nothing_to_replay"),
 ]
-REPLAYED = [case for _, case in cuda_cases("float32") if case.T >= 4 and case.B > 1 and case.H > 1]
+REPLAYED = [case for _, case in cuda_cases("float32") if case.T >= 4]
+REPLAYED += [Case(cell, "cuda", "float32", T=5, B=1, H=1) for cell in CUDA_CELLS]
 REPLAYED += [case for name, case in cuda_cases("bfloat16") if name in SOME]
 
 
@@ -96,8 +98,9 @@ def test_memory_for_replays_is_bounded(cupy: ModuleType, monkeypatch: pytest.Mon
 
     assert run(5) == 2
     place = places._returned[-1][1]
-    arrays = [*place.states, *place.scratch, place.run.y.array]
-    assert sum(a.nbytes for a in arrays if a is not None and a.shape[0] == 5) <= place.bytes
+    over_time = [a for a in (*place.states, *place.scratch, place.run.y.array) if a is not None and a.shape[0] == 5]
+    lasting = [*over_time, place._workspace, *(a for a in place.packed.looped if a is not None)]
+    assert sum(a.nbytes for a in lasting) <= place.bytes
     monkeypatch.setattr(places, "MOST_BYTES", place.bytes - 1)
     assert run(5) == 0
     monkeypatch.setattr(places, "MOST_BYTES", 2 * place.bytes)
@@ -141,6 +144,72 @@ def test_cupys_own_products_are_not_captured(cupy: ModuleType) -> None:
         with pytest.raises(NotImplementedError, match="cuBLAS"):
             cupy.matmul(a, a, out=cupy_standin.ndarray(np.zeros((2, 2), np.float32)))
         own.end_capture()
+
+
+def test_a_pass_inside_a_capture_of_the_callers_is_refused(cupy: ModuleType) -> None:
+    case = Case("gru", "cuda")
+    layer, problem = make_layer(case, device="cuda:0"), on_device(draw(case))
+    backward = layer.forward(problem.x, problem.state).backward
+    with cupy_standin.Stream(non_blocking=True) as own:
+        own.begin_capture()
+        for call in (
+            lambda: layer(problem.x), lambda: layer.forward(problem.x),
+            lambda: backward(problem.d_output, problem.d_state),
+        ):  # fmt: skip
+            with pytest.raises(RuntimeError, match="stream: expected a current stream that captures no CUDA graph"):
+                call()
+        own.end_capture()
+
+
+def _passes_on_two_streams() -> None:
+    """Forward on one stream, backward on another, often enough to be replayed, and the memory used anew."""
+    case = Case("lstm", "cuda", num_layers=2, dropout=0.3)
+    first, second = (cupy_standin.Stream(non_blocking=True) for _ in range(2))
+    with first:
+        layer = make_layer(case, device="cuda:0")
+    for seed in range(6):
+        with first:
+            problem = on_device(draw(replace(case, seed=seed)))
+            y, _, backward = layer.forward(problem.x, problem.state)
+        with second:
+            d_output = to_device(draw(replace(case, seed=seed)).d_output)
+            once = backward(d_output).x._host.copy()
+        for stream in (first, second, first):
+            with stream:
+                assert_same_bits("d x", backward(d_output).x._host, once)
+        with second:
+            layer(to_device(draw(case).x))  # with weights that were packed on the first
+
+
+def test_backward_on_another_stream_is_ordered(cupy: ModuleType) -> None:
+    cupy_standin.waits.clear()
+    _passes_on_two_streams()
+    assert cupy_standin.waits == []
+
+
+@pytest.mark.parametrize("method", ["reached", "kept"])
+def test_streams_without_order_are_caught(method: str, cupy: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fastrnn import arrays
+
+    monkeypatch.setattr(arrays.Order, method, lambda self: nullcontext())
+    with pytest.raises(AssertionError, match="race between streams"):
+        _passes_on_two_streams()
+
+
+@pytest.mark.parametrize("waiting", [1, 2])
+def test_each_wait_is_needed(waiting: int, cupy: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That of the backward pass for the forward pass, and that of the first stream for the backward pass."""
+    wait, streams = cupy_standin.Stream.wait_event, list[Any]()
+
+    def broken(self: Any, event: Any) -> None:
+        if self not in streams:
+            streams.append(self)
+        if streams.index(self) + 1 != waiting:
+            wait(self, event)
+
+    monkeypatch.setattr(cupy_standin.Stream, "wait_event", broken)
+    with pytest.raises(AssertionError, match="race between streams"):
+        _passes_on_two_streams()
 
 
 @pytest.mark.parametrize(("rows", "inner", "columns"), [(3, 5, 7), (1, 5, 7), (3, 1, 7), (3, 5, 1), (1, 1, 1)])
@@ -198,8 +267,8 @@ def _is_cold(patch: pytest.MonkeyPatch) -> None:
 
     make = graphs.Replayed.__init__
 
-    def broken(self: Any, launches: Any) -> None:
-        make(self, launches)
+    def broken(self: Any, *args: Any) -> None:
+        make(self, *args)
         self._warm = True
         kernels._load.cache_clear()
         cupy_standin._warm.clear()
@@ -217,9 +286,42 @@ def _gives_back_too_early(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(places, "until_dropped", broken)
 
 
+def _leaves_the_workspace_to_the_handle(patch: pytest.MonkeyPatch) -> None:
+    from fastrnn.cuda import graphs
+
+    patch.setattr(graphs, "using", lambda memory: nullcontext())
+
+
+def _sets_the_stream_after_the_workspace(patch: pytest.MonkeyPatch) -> None:
+    gemm = cupy_standin.Cublas.cublasGemmEx
+
+    def broken(self: Any, handle: int, *args: Any) -> int:
+        self.cublasSetStream_v2(handle, cupy_standin._streams[-1].ptr)
+        return gemm(self, handle, *args)
+
+    patch.setattr(cupy_standin.Cublas, "cublasGemmEx", broken)
+
+
+def _frees_the_workspace(patch: pytest.MonkeyPatch) -> None:
+    from fastrnn.cuda import graphs, products
+
+    make = graphs._capture
+
+    def broken(launches: Any) -> Any:
+        replayed = launches.__self__
+        replayed._memory = products.workspace()
+        graph = make(launches)
+        del replayed._memory
+        return graph
+
+    patch.setattr(graphs, "_capture", broken)
+
+
 @pytest.mark.parametrize(
     ("plant", "seen"),
     [
+        (_leaves_the_workspace_to_the_handle, "workspace of a thread"),
+        (_sets_the_stream_after_the_workspace, "workspace of a thread"), (_frees_the_workspace, "freed"),
         (_reads_the_callers_arrays, "freed|off by"), (_keeps_the_weights, "off by"),
         (_allocates, "allocated during a capture"), (_waits, "truth value"),
         (_is_cold, "first of its kind"), (_gives_back_too_early, "off by"),

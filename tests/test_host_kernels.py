@@ -45,6 +45,46 @@ extern "C" __global__ void neighbour(int* exchange, int* out, int steps) {
   }
 }
 
+constexpr int together = 4;
+
+// Each block passes what it has to the next one of its cluster, by distributed shared memory, two places in turn.
+extern "C" __global__ void __cluster_dims__(together, 1, 1) passed_on(int* out, int steps) {
+  int* mine = dynamic_shared<int>();
+  int* next = map_shared_rank(mine, (cluster_rank() + 1) % together);
+  int value = blockIdx.x;
+  cluster_sync();  // begun
+  for (int t = 0; t < steps; ++t) {
+    if (static_cast<int>(threadIdx.x) == t % 3) put(next + t % 2, value);
+    cluster_arrive();
+    const int doubled = 2 * t;  // what may be done meanwhile
+    cluster_wait();  // exchange
+    value = fetch(mine + t % 2) + doubled - 2 * t;
+    __syncthreads();
+  }
+  if (threadIdx.x == 0) put(out + blockIdx.x, value);
+}
+
+extern "C" __global__ void __cluster_dims__(2, 2) ranks(int* out, int* peers) {
+  int* mine = dynamic_shared<int>();
+  const int block = blockIdx.y * gridDim.x + blockIdx.x;
+  if (threadIdx.x == 0) put(mine, block);
+  cluster_sync();
+  if (threadIdx.x == 0) put(out + block, static_cast<int>(cluster_rank()));
+  if (threadIdx.x < 4) put(peers + 4 * block + threadIdx.x, fetch(map_shared_rank(mine, threadIdx.x)));
+  cluster_sync();  // all have read
+}
+
+extern "C" __global__ void __cluster_dims__(2) between_the_halves(int* out) {
+  int* mine = dynamic_shared<int>();
+  int* other = map_shared_rank(mine, 1 - cluster_rank());
+  cluster_sync();
+  cluster_arrive();
+  put(other, 7);
+  cluster_wait();
+  cluster_sync();  // and once more
+  put(out + blockIdx.x, fetch(mine));
+}
+
 extern "C" __global__ void warp_sum(const float* x, float* out) {
   float sum = fetch(x + threadIdx.x);
   for (int bits = 16; bits > 0; bits /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, bits);
@@ -130,6 +170,77 @@ def test_a_missing_grid_barrier_is_caught_and_a_block_barrier_is_no_substitute(k
         broken = kernel("neighbour", "grid_sync();  // exchange", instead)
         with pytest.raises(KernelError, match="race"):
             broken((4,), (3,), (np.zeros(8, I32), np.arange(4, dtype=I32), I32(6)))
+
+
+def test_a_cluster_passes_on_through_distributed_shared_memory(kernel: Any) -> None:
+    for seed in range(5):
+        out = np.full(8, -1, I32)
+        kernel("passed_on")((8,), (3,), (out, I32(6)), 8, seed)
+        np.testing.assert_array_equal(out.reshape(2, 4), [[2, 3, 0, 1], [6, 7, 4, 5]])
+        ranks, peers = np.full(16, -1, I32), np.full((16, 4), -1, I32)
+        kernel("ranks")((4, 4), (5,), (ranks, peers), 4, seed)
+        np.testing.assert_array_equal(ranks.reshape(4, 4), np.tile([[0, 1], [2, 3]], (2, 2)))
+        blocks = np.arange(16).reshape(4, 4)
+        for y, x in np.ndindex(4, 4):
+            corner = blocks[y - y % 2 : y - y % 2 + 2, x - x % 2 : x - x % 2 + 2]
+            np.testing.assert_array_equal(peers[blocks[y, x]], corner.reshape(-1))
+
+
+@pytest.mark.parametrize(
+    ("text", "instead", "seen"),
+    [
+        ("cluster_wait();  // exchange", "cluster_wait();\n__syncthreads();", None),
+        ("cluster_arrive();\n    const", "const", "waits and has not arrived"),
+        ("cluster_wait();  // exchange", "", "arrives twice without waiting|race"),
+        ("cluster_sync();  // begun", "", "before the cluster's first barrier"),
+        ("cluster_sync();  // begun", "cluster_arrive();", "arrives twice|before the cluster's first barrier"),
+        ("(cluster_rank() + 1) % together", "together", "asks for rank 4"),
+        ("int* next = map_shared_rank(mine,", "int* next = map_shared_rank(out,", "maps an address that is not in its own"),
+        ("value = fetch(mine + t % 2) + doubled - 2 * t;", "value = fetch(mine) + doubled - 2 * t;", "race"),
+    ],
+)  # fmt: skip
+def test_misuse_of_a_cluster_barrier_is_caught(text: str, instead: str, seen: str | None, kernel: Any) -> None:
+    changed = kernel("passed_on", text, instead)
+    for seed in range(5):
+        if seen is None:
+            changed((8,), (3,), (np.zeros(8, I32), I32(6)), 8, seed)
+        else:
+            with pytest.raises(KernelError, match=seen):
+                changed((8,), (3,), (np.zeros(8, I32), I32(6)), 8, seed)
+
+
+@pytest.mark.parametrize("instead", ["", "__syncthreads();"])
+def test_a_missing_cluster_barrier_is_caught_and_a_block_barrier_is_no_substitute(instead: str, kernel: Any) -> None:
+    whole = "cluster_arrive();\n    const int doubled = 2 * t;  // what may be done meanwhile\n    cluster_wait();  // exchange"
+    broken = kernel("passed_on", whole, f"const int doubled = 2 * t;\n{instead}")
+    for seed in range(5):
+        with pytest.raises(KernelError, match="race"):
+            broken((8,), (3,), (np.zeros(8, I32), I32(6)), 8, seed)
+
+
+def test_what_is_done_between_the_halves_of_a_cluster_barrier_is_not_ordered_by_it(kernel: Any) -> None:
+    for seed in range(5):
+        out = np.zeros(2, I32)
+        kernel("between_the_halves")((2,), (1,), (out,), 4, seed)
+        assert out.tolist() == [7, 7]
+        with pytest.raises(KernelError, match="race"):
+            kernel("between_the_halves", "cluster_sync();  // and once more", "")((2,), (1,), (out,), 4, seed)
+
+
+def test_a_block_must_not_end_while_others_may_touch_its_shared_memory(kernel: Any) -> None:
+    for seed in range(5):
+        args = np.zeros(4, I32), np.zeros(16, I32)
+        with pytest.raises(KernelError, match="ended block"):
+            kernel("ranks", "cluster_sync();  // all have read", "")((2, 2), (5,), args, 4, seed)
+
+
+def test_clusters_are_apart(kernel: Any) -> None:
+    with pytest.raises(AssertionError, match="in clusters of"):
+        kernel("passed_on")((6,), (3,), (np.zeros(8, I32), I32(6)), 8)
+    far = kernel("passed_on", "int* next = map_shared_rank(mine, (cluster_rank() + 1) % together);",
+                 "int* next = out;")
+    with pytest.raises(KernelError, match="race"):  # a barrier of the cluster orders nothing between two of them
+        far((8,), (3,), (np.zeros(8, I32), I32(6)), 8)
 
 
 def test_shuffles(kernel: Any) -> None:
@@ -290,7 +401,7 @@ def test_offsets_beyond_32_bits(cupy: ModuleType) -> None:
         host_kernels.Kernel(cupy.RawModule.compiler, narrow, "project_forward")((1,), (32,), args)
     for variant in source.variants():
         code = source.assemble(variant)
-        for name in host_kernels.ENTRY.findall(code):
+        for _, name in host_kernels.ENTRY.findall(code):
             sizes = [p for p in host_kernels.Kernel(cupy.RawModule.compiler, code, name).parameters if p[0] == " "]
             assert set(sizes) == {" q"}, f"{variant} {name} takes a size of fewer than 64 bits"
 

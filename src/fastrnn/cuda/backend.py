@@ -16,6 +16,7 @@ from fastrnn.cuda import kernels, places
 from fastrnn.cuda.backward import recur_backward
 from fastrnn.cuda.forward import Saved, States, allocate, forward_steps, input_product, scratch, set_initial
 from fastrnn.cuda.packed import Packed, pack
+from fastrnn.cuda.products import using, workspace
 from fastrnn.cuda.stepper import Stepper
 from fastrnn.philox import MASK
 from fastrnn.recurrence import Final, Run, Zone
@@ -33,7 +34,8 @@ def recur_forward(cell: Cell, packed: Packed, run: Run, save: bool) -> Final:
         states, into = allocate(cell, packed, steps, batch, save), scratch(packed, steps, batch)
         set_initial(run, states)
         input_product(packed, run.x, into)
-        forward_steps(cell, packed, run, states, into)
+        with using(workspace()):
+            forward_steps(cell, packed, run, states, into)
         return Final(*_end(run, states), Saved(states, None) if save else None)
     key, place = taken
     set_initial(run, place.states)

@@ -10,9 +10,8 @@ from fastrnn.arrays import Array, zeroed
 from fastrnn.cells import Cell
 from fastrnn.cuda import kernels
 from fastrnn.cuda.forward import Saved, States, rows
-from fastrnn.cuda.graphs import caller_captures
 from fastrnn.cuda.packed import Packed, computed_in
-from fastrnn.cuda.products import multiply
+from fastrnn.cuda.products import multiply, using, workspace
 from fastrnn.recurrence import Columns, Given, Initial, Run, Weights
 
 
@@ -72,13 +71,13 @@ def recur_backward(
     cell: Cell, packed: Packed, run: Run, saved: Saved, given: Given, dx: Array, accumulate: bool
 ) -> Initial:
     """Back-propagate through time, then over all T*B at once; see fastrnn.recurrence."""
-    if saved.place is not None and not caller_captures():
-        with saved.place.lock:
-            return _finish(packed, run, saved.states, saved.place.backward(given), dx, accumulate)
+    if saved.place is not None:
+        return _finish(packed, run, saved.states, saved.place.backward(given), dx, accumulate)
     steps, batch = run.x.shape[:2]
     memory = allocate(cell, packed, steps, batch, _over_time(given.y), _over_time(given.cells))
     memory.take(given._replace(y=None, cells=None))
-    backward_steps(cell, packed, run, saved.states, memory)
+    with using(workspace()):
+        backward_steps(cell, packed, run, saved.states, memory)
     return _finish(packed, run, saved.states, memory, dx, accumulate)
 
 

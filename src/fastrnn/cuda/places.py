@@ -15,8 +15,9 @@ from fastrnn.cells import Cell
 from fastrnn.cuda.backward import Backward, backward_steps
 from fastrnn.cuda.backward import allocate as allocate_backward
 from fastrnn.cuda.forward import Saved, allocate, forward_steps, scratch
-from fastrnn.cuda.graphs import Replayed, caller_captures, replayable
+from fastrnn.cuda.graphs import Replayed
 from fastrnn.cuda.packed import Packed
+from fastrnn.cuda.products import WORKSPACE_BYTES, workspace
 from fastrnn.cuda.source import item_bytes
 from fastrnn.recurrence import Columns, Given, Run
 
@@ -40,8 +41,9 @@ class Place:
             clear=None if run.clear is None else xp.empty_like(run.clear),
             y=Columns(y, 0, packed.output), x=y[:, :, :0], h0=states.hs[:0], c0=None,  # those three are not read
         )  # fmt: skip
-        self.lock = Lock()  # two threads may call the backward pass of one forward pass
-        self._forward = Replayed(partial(forward_steps, cell, self.packed, self.run, self.states, self.scratch))
+        self._workspace = workspace()  # of both loops, which never run at the same time
+        loop = partial(forward_steps, cell, self.packed, self.run, self.states, self.scratch)
+        self._forward = Replayed(loop, self._workspace)
         self._backward: dict[tuple[bool, bool], tuple[Backward, Replayed]] = {}
 
     def holds(self, packed: Packed) -> bool:
@@ -66,11 +68,11 @@ class Place:
             steps, batch = self.run.x.shape[:2]
             dy, dcells = self._like(given.y), self._like(given.cells)
             mine = allocate_backward(self._cell, self.packed, steps, batch, dy, dcells)
-            loop = Replayed(partial(backward_steps, self._cell, self.packed, self.run, self.states, mine))
-            self._backward[key] = mine, loop
-        mine, loop = self._backward[key]
+            loop = partial(backward_steps, self._cell, self.packed, self.run, self.states, mine)
+            self._backward[key] = mine, Replayed(loop, self._workspace)
+        mine, replayed = self._backward[key]
         mine.take(given)
-        loop()
+        replayed()
         return mine
 
     def _like(self, columns: Columns | None) -> Array | None:
@@ -89,9 +91,7 @@ _lock = Lock()
 def take(cell: Cell, packed: Packed, run: Run, save: bool) -> tuple[Hashable, Place] | None:
     """Return a place of the right shape; None for the first pass of a shape, and where nothing is to be replayed."""
     steps, batch = run.x.shape[:2]
-    if steps < FEWEST_STEPS or not replayable(batch, packed.hidden, packed.output) or caller_captures():
-        return None
-    if _bytes(cell, packed, steps, batch) > MOST_BYTES:
+    if steps < FEWEST_STEPS or batch == 0 or _bytes(cell, packed, steps, batch) > MOST_BYTES:
         return None
     key = (
         cell.name, packed.dtype, steps, batch, packed.hidden, packed.output, packed.hr is None, packed.bias is None,
@@ -141,7 +141,8 @@ def _put_away() -> None:
 
 
 def _bytes(cell: Cell, packed: Packed, steps: int, batch: int) -> int:
-    """About how much memory a place needs: what is counted has an entry for every step."""
+    """About how much memory a place needs: the workspace, copies of weights, and what has an entry for every step."""
+    weights = sum(a.nbytes for a in packed.looped if a is not None)
     a_unit = 3 * packed.gates + cell.saved + 4 * cell.cell_state + (packed.hr is not None) + (cell.gated is not None)
     a_row = a_unit * packed.hidden + 4 * packed.output
-    return steps * batch * a_row * item_bytes(packed.dtype)
+    return WORKSPACE_BYTES + weights + steps * batch * a_row * item_bytes(packed.dtype)

@@ -2,11 +2,18 @@
 
 CuPy 14 raises NotImplementedError for every call of cuBLAS on a stream that captures (cupy#6290), though cuBLAS allows
 it. So the function is taken from the library that CuPy has loaded, with CuPy's handle, on CuPy's current stream.
+
+cuBLAS lets a product have a workspace that belongs to the handle, and so to a thread. What is captured in a graph keeps
+the address, so the products of a loop over time are given memory of their own (`using`), captured or not: the size is
+one of the things that cuBLAS chooses its algorithm by, and a launched pass shall have the bits of a replayed one.
 """
 
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from typing import Any
 
@@ -17,7 +24,27 @@ from fastrnn.arrays import Array
 TYPES = {"float32": 0, "float64": 1, "float16": 2, "bfloat16": 14}  # cudaDataType_t
 COMPUTE_32F, COMPUTE_64F, DEFAULT_ALGORITHM = 68, 70, -1  # sums in float32, and no tf32
 AS_IT_IS, TRANSPOSED = 0, 1
+WORKSPACE_BYTES = 4 << 20  # NVIDIA's advice but for Hopper, whose 32 MiB are for larger products. Not yet measured.
 _ONE, _ZERO = ((ctypes.c_float(x), ctypes.c_double(x)) for x in (1, 0))  # read when the call is made or captured
+
+
+_workspace: ContextVar[Array | None] = ContextVar("_workspace", default=None)
+
+
+def workspace() -> Array:
+    """Return memory for the products of a loop; CuPy's allocations begin at multiples of 512 bytes, cuBLAS wants 256."""
+    memory: Array = cupy.empty(WORKSPACE_BYTES, "uint8")
+    return memory
+
+
+@contextmanager
+def using(memory: Array) -> Iterator[None]:
+    """Let the products of this thread inside the block work in this memory and in no other."""
+    token = _workspace.set(memory)
+    try:
+        yield
+    finally:
+        _workspace.reset(token)
 
 
 def multiply(a: Array, b: Array, out: Array) -> Array:
@@ -31,13 +58,19 @@ def multiply(a: Array, b: Array, out: Array) -> Array:
     double = kind == TYPES["float64"]
     handle = cupy.cuda.Device().cublas_handle  # this thread's; loads the library if need be
     library = _library()
+    # Sets the workspace back to cuBLAS's own, so it comes first. All of CuPy's calls do the same: ours does not stay.
     _check(library.cublasSetStream_v2(handle, cupy.cuda.get_current_stream().ptr))
+    memory = _workspace.get()
+    if memory is not None:
+        _check(library.cublasSetWorkspace_v2(handle, memory.data.ptr, memory.nbytes))  # type: ignore[attr-defined]
     at_a, at_b, at_out = (array.data.ptr for array in (a, b, out))  # type: ignore[attr-defined]
     status = library.cublasGemmEx(
         handle, turn_b, turn_a, columns, rows, inner, ctypes.addressof(_ONE[double]), at_b, kind, lead_b, at_a, kind,
         lead_a, ctypes.addressof(_ZERO[double]), at_out, kind, columns, COMPUTE_64F if double else COMPUTE_32F,
         DEFAULT_ALGORITHM,
     )  # fmt: skip
+    if memory is not None:
+        _check(library.cublasSetStream_v2(handle, cupy.cuda.get_current_stream().ptr))
     _check(status)
     return out
 
@@ -63,6 +96,7 @@ def _library() -> Any:
     library = ctypes.CDLL(cublas.__file__)
     number, pointer = ctypes.c_int, ctypes.c_void_p
     library.cublasSetStream_v2.argtypes = [pointer, pointer]
+    library.cublasSetWorkspace_v2.argtypes = [pointer, pointer, ctypes.c_size_t]
     library.cublasGemmEx.argtypes = [
         pointer, *[number] * 5, pointer, pointer, number, number, pointer, number, number, pointer, pointer,
         *[number] * 4,

@@ -14,7 +14,8 @@ from fastrnn.cells import CELLS
 INCLUDE = re.compile(r'^#include "(.+)"$')
 SCALARS = {"float32": "float", "float64": "double", "float16": "Half", "bfloat16": "BFloat16"}
 VECTOR_BYTES = 16  # one load or store instruction moves at most this much
-OPTIONS = ("--std=c++17",)
+OPTIONS = ("--std=c++17", "--fmad=false")  # a product and a sum are rounded each: one result, however it is compiled
+AHEAD = (*OPTIONS, "-ftz=true")  # for nvcc; CuPy adds the last by itself
 FIRST_BFLOAT16 = 80  # compute capability, times ten, of the first chip that multiplies bfloat16
 
 
@@ -101,25 +102,30 @@ def masks() -> str:
     return expand("masks.cuh") + "\n"
 
 
-def cubin(variant: Variant, chip: int) -> str:
-    """Return the name of a variant compiled ahead of time for a chip, 90 for sm_90; other source has another name."""
-    return f"{variant}-{hashlib.sha256(assemble(variant).encode()).hexdigest()[:16]}.sm_{chip}.cubin"
+def cubin(variant: Variant, chip: str) -> str:
+    """Return the name of a variant compiled ahead of time for a chip, "90a"; other source or options, another name."""
+    made_of = "\0".join((*AHEAD, assemble(variant)))
+    return f"{variant}-{hashlib.sha256(made_of.encode()).hexdigest()[:16]}.sm_{chip}.cubin"
 
 
 def compiled(variant: Variant, chip: int) -> Path | None:
-    """Return where that is; None where it was not compiled ahead of time."""
-    path = folder() / "cubins" / cubin(variant, chip)
-    return path if path.is_file() else None
+    """Return where the one for a chip, 90 for sm_90, is; None where it was not compiled ahead of time.
+
+    One for sm_90a runs on sm_90 alone, one for sm_100f on its family, and both are as good there as one for sm_90.
+    """
+    paths = [folder() / "cubins" / cubin(variant, f"{chip}{kind}") for kind in ("", "a", "f")]
+    return next((path for path in paths if path.is_file()), None)
 
 
-def write(target: Path, chips: list[int]) -> None:
-    """Write the source of every variant, under the name of each cubin that the chips need and with .cu in the end."""
+def write(target: Path, chips: list[str]) -> None:
+    """Write the source of every variant, as each cubin's name and .cu in the end, and the options, a file for nvcc."""
     target.mkdir(parents=True, exist_ok=True)
+    (target / "options").write_text("\n".join(AHEAD) + "\n", encoding="utf-8")
     for variant in variants():
         for chip in chips:
-            if variant.dtype != "bfloat16" or chip >= FIRST_BFLOAT16:
+            if variant.dtype != "bfloat16" or int(chip.rstrip("af")) >= FIRST_BFLOAT16:
                 (target / f"{cubin(variant, chip)}.cu").write_text(assemble(variant), encoding="utf-8")
 
 
 if __name__ == "__main__":  # for csrc/cubins.cmake
-    write(Path(sys.argv[1]), [int(chip) for chip in sys.argv[2:]])
+    write(Path(sys.argv[1]), sys.argv[2:])

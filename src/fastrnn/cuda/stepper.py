@@ -9,8 +9,9 @@ import cupy as xp
 from fastrnn.arrays import Array
 from fastrnn.cells import Cell
 from fastrnn.cuda.forward import Scratch, States, forward_steps, input_product, scratch
-from fastrnn.cuda.graphs import Replayed, caller_captures, replayable
+from fastrnn.cuda.graphs import Replayed, caller_captures
 from fastrnn.cuda.packed import Packed, computed_in
+from fastrnn.cuda.products import workspace
 from fastrnn.recurrence import Columns, Run
 
 
@@ -28,13 +29,12 @@ class Stepper:
             xp.empty((1, batch, hidden), dtype) if cell.gated else None,
         )  # fmt: skip
         run = Run(x[None], self.h, self.c, None, None, False, Columns(self.y[None], 0, packed.output))
-        self._launches = partial(_launch, cell, packed, run, states, scratch(packed, 1, batch))
-        self._replayed = Replayed(self._launches) if replayable(batch, hidden, packed.output) else self._launches
+        self._replayed = Replayed(partial(_launch, cell, packed, run, states, scratch(packed, 1, batch)), workspace())
 
     def step(self) -> None:
         """Take one step: x to y, and the state to the next."""
         if caller_captures():
-            self._launches()
+            self._replayed.launch()
         else:
             self._replayed()
 
