@@ -199,7 +199,7 @@ def _basic(index: Any) -> bool:
 def empty(shape: Any, dtype: Any = float) -> ndarray:
     assert _recording() is None, "allocated during a capture"
     host = np.empty(shape, dtype)
-    host.reshape(-1).view(np.uint8)[...] = 0xFF  # NaN, or an absurd integer
+    host.reshape(-1).view(np.uint8)[: 1 << 20] = 0xFF  # NaN, or an absurd integer; of a workspace its beginning only
     return ndarray(host)
 
 

@@ -125,7 +125,8 @@ class Kernel:
         arrays = np.array(_merged(spans), np.uintp).reshape(-1)
         error = self._launch(
             self._call, pointers, np.array(grid, np.uint32).ctypes, np.array(block, np.uint32).ctypes,
-            self._cluster, ctypes.c_size_t(shared_bytes), ctypes.c_uint64(seed), arrays.ctypes, ctypes.c_size_t(arrays.size // 2),
+            self._cluster, ctypes.c_size_t(shared_bytes), ctypes.c_uint64(seed), arrays.ctypes,
+            ctypes.c_size_t(arrays.size // 2),
         )  # fmt: skip
         if error is not None:
             raise KernelError(f"{self.name}: {error.decode()}")

@@ -170,7 +170,7 @@ def _passes_on_two_streams() -> None:
     for seed in range(6):
         with first:
             problem = on_device(draw(replace(case, seed=seed)))
-            y, _, backward = layer.forward(problem.x, problem.state)
+            backward = layer.forward(problem.x, problem.state).backward
         with second:
             d_output = to_device(draw(replace(case, seed=seed)).d_output)
             once = backward(d_output).x._host.copy()
@@ -179,6 +179,28 @@ def _passes_on_two_streams() -> None:
                 assert_same_bits("d x", backward(d_output).x._host, once)
         with second:
             layer(to_device(draw(case).x))  # with weights that were packed on the first
+
+
+def test_the_handle_gets_its_own_workspace_back(cupy: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Launched, in place, captured, replayed; and after an error."""
+    from fastrnn.cuda import backend
+
+    seen = list[Any]()
+
+    def fails(*args: Any) -> None:
+        seen.append(cupy_standin.Cublas.workspace)
+        raise ValueError("planted")
+
+    case = Case("lstm", "cuda")
+    layer, problem = make_layer(case, device="cuda:0"), on_device(draw(case))
+    for _ in range(4):
+        layer.forward(problem.x).backward(problem.d_output)
+        assert cupy_standin.Cublas.workspace is None
+    monkeypatch.setattr(backend, "forward_steps", fails)
+    with pytest.raises(ValueError, match="planted"):
+        layer(problem.x[:3])  # too short to be replayed
+    assert seen[0].nbytes == 32 << 20
+    assert cupy_standin.Cublas.workspace is None
 
 
 def test_backward_on_another_stream_is_ordered(cupy: ModuleType) -> None:

@@ -78,7 +78,7 @@ class Order:
 
     @contextmanager
     def kept(self) -> Iterator[None]:
-        """Order a block that uses the memory behind all that did so before, and the first stream's later work behind it.
+        """Order the block, which uses the memory, behind all that did before; the first stream's later work behind it.
 
         One block at a time: two on two streams would be in each other's way.
         """

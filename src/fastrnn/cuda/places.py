@@ -17,7 +17,7 @@ from fastrnn.cuda.backward import allocate as allocate_backward
 from fastrnn.cuda.forward import Saved, allocate, forward_steps, scratch
 from fastrnn.cuda.graphs import Replayed
 from fastrnn.cuda.packed import Packed
-from fastrnn.cuda.products import WORKSPACE_BYTES, workspace
+from fastrnn.cuda.products import workspace, workspace_bytes
 from fastrnn.cuda.source import item_bytes
 from fastrnn.recurrence import Columns, Given, Run
 
@@ -145,4 +145,4 @@ def _bytes(cell: Cell, packed: Packed, steps: int, batch: int) -> int:
     weights = sum(a.nbytes for a in packed.looped if a is not None)
     a_unit = 3 * packed.gates + cell.saved + 4 * cell.cell_state + (packed.hr is not None) + (cell.gated is not None)
     a_row = a_unit * packed.hidden + 4 * packed.output
-    return WORKSPACE_BYTES + weights + steps * batch * a_row * item_bytes(packed.dtype)
+    return workspace_bytes() + weights + steps * batch * a_row * item_bytes(packed.dtype)

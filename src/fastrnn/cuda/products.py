@@ -24,27 +24,44 @@ from fastrnn.arrays import Array
 TYPES = {"float32": 0, "float64": 1, "float16": 2, "bfloat16": 14}  # cudaDataType_t
 COMPUTE_32F, COMPUTE_64F, DEFAULT_ALGORITHM = 68, 70, -1  # sums in float32, and no tf32
 AS_IT_IS, TRANSPOSED = 0, 1
-WORKSPACE_BYTES = 4 << 20  # NVIDIA's advice but for Hopper, whose 32 MiB are for larger products. Not yet measured.
 _ONE, _ZERO = ((ctypes.c_float(x), ctypes.c_double(x)) for x in (1, 0))  # read when the call is made or captured
 
 
-_workspace: ContextVar[Array | None] = ContextVar("_workspace", default=None)
+_prepared: ContextVar[int | None] = ContextVar("_prepared", default=None)  # handle
+
+
+def workspace_bytes() -> int:
+    """Return the size that NVIDIA advises for the current device: from Hopper on more."""
+    return (32 if int(cupy.cuda.Device().compute_capability) >= 90 else 4) << 20
 
 
 def workspace() -> Array:
-    """Return memory for the products of a loop; CuPy's allocations begin at multiples of 512 bytes, cuBLAS wants 256."""
-    memory: Array = cupy.empty(WORKSPACE_BYTES, "uint8")
+    """Return memory for the products of a loop; CuPy's begins at a multiple of 512 bytes, and cuBLAS wants 256."""
+    memory: Array = cupy.empty(workspace_bytes(), "uint8")
     return memory
 
 
 @contextmanager
 def using(memory: Array) -> Iterator[None]:
-    """Let the products of this thread inside the block work in this memory and in no other."""
-    token = _workspace.set(memory)
+    """Let the products of this thread inside the block work in this memory and in no other, on the current stream.
+
+    Nothing else may call cuBLAS in there: CuPy sets the stream for every call, which takes the workspace away.
+    """
+    handle = _on_current_stream()
+    _check(_library().cublasSetWorkspace_v2(handle, memory.data.ptr, memory.nbytes))  # type: ignore[attr-defined]
+    token = _prepared.set(handle)
     try:
         yield
     finally:
-        _workspace.reset(token)
+        _prepared.reset(token)
+        _on_current_stream()
+
+
+def _on_current_stream() -> int:
+    """CuPy's handle for this thread and device, with the current stream and cuBLAS's own workspace."""
+    handle: int = cupy.cuda.Device().cublas_handle  # loads the library if need be
+    _check(_library().cublasSetStream_v2(handle, cupy.cuda.get_current_stream().ptr))
+    return handle
 
 
 def multiply(a: Array, b: Array, out: Array) -> Array:
@@ -56,21 +73,14 @@ def multiply(a: Array, b: Array, out: Array) -> Array:
     (turn_a, lead_a), (turn_b, lead_b) = _layout(a), _layout(b)
     kind = TYPES[str(a.dtype)]
     double = kind == TYPES["float64"]
-    handle = cupy.cuda.Device().cublas_handle  # this thread's; loads the library if need be
-    library = _library()
-    # Sets the workspace back to cuBLAS's own, so it comes first. All of CuPy's calls do the same: ours does not stay.
-    _check(library.cublasSetStream_v2(handle, cupy.cuda.get_current_stream().ptr))
-    memory = _workspace.get()
-    if memory is not None:
-        _check(library.cublasSetWorkspace_v2(handle, memory.data.ptr, memory.nbytes))  # type: ignore[attr-defined]
+    assert max(rows, inner, columns) < 1 << 31, "cuBLAS counts rows and columns in 32 bits"
+    handle = _prepared.get() or _on_current_stream()
     at_a, at_b, at_out = (array.data.ptr for array in (a, b, out))  # type: ignore[attr-defined]
-    status = library.cublasGemmEx(
+    status = _library().cublasGemmEx(
         handle, turn_b, turn_a, columns, rows, inner, ctypes.addressof(_ONE[double]), at_b, kind, lead_b, at_a, kind,
         lead_a, ctypes.addressof(_ZERO[double]), at_out, kind, columns, COMPUTE_64F if double else COMPUTE_32F,
         DEFAULT_ALGORITHM,
     )  # fmt: skip
-    if memory is not None:
-        _check(library.cublasSetStream_v2(handle, cupy.cuda.get_current_stream().ptr))
     _check(status)
     return out
 
