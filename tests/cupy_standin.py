@@ -250,6 +250,17 @@ class Cublas:
     """libcublas, as ctypes calls it: addresses and numbers, matrices by columns."""
 
     workspace: np.ndarray | None = None  # the handle's; None is cuBLAS's own
+    math_mode = 0
+
+    def cublasGetMathMode(self, handle: int, address: int) -> int:
+        assert handle == Device.cublas_handle
+        ctypes.c_int.from_address(address).value = Cublas.math_mode
+        return 0
+
+    def cublasSetMathMode(self, handle: int, mode: int) -> int:
+        assert handle == Device.cublas_handle
+        Cublas.math_mode = mode
+        return 0
 
     def cublasSetStream_v2(self, handle: int, stream: int) -> int:
         assert handle == Device.cublas_handle
@@ -270,6 +281,7 @@ class Cublas:
         b: int, b_type: int, ldb: int, beta: int, c: int, c_type: int, ldc: int, compute: int, algorithm: int,
     ) -> int:  # fmt: skip
         assert (handle, algorithm) == (Device.cublas_handle, -1)
+        assert self.math_mode == 16, "sums may be rounded to the dtype of the arrays, or products to tf32"
         assert min(m, n, k) >= 1
         assert a_type == b_type == c_type
         kind, number = (70, ctypes.c_double) if a_type == 1 else (68, ctypes.c_float)

@@ -197,7 +197,7 @@ def _passes_on_two_streams() -> None:
             layer(to_device(draw(case).x))  # with weights that were packed on the first
 
 
-def test_the_handle_gets_its_own_workspace_back(cupy: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_handle_is_given_back_as_it_was(cupy: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     """Launched, in place, captured, replayed; and after an error."""
     from fastrnn.cuda import backend
 
@@ -207,16 +207,17 @@ def test_the_handle_gets_its_own_workspace_back(cupy: ModuleType, monkeypatch: p
         seen.append(cupy_standin.Cublas.workspace)
         raise ValueError("planted")
 
+    monkeypatch.setattr(cupy_standin.Cublas, "math_mode", 3)  # tf32
     case = Case("lstm", "cuda")
     layer, problem = make_layer(case, device="cuda:0"), on_device(draw(case))
     for _ in range(4):
         layer.forward(problem.x).backward(problem.d_output)
-        assert cupy_standin.Cublas.workspace is None
+        assert (cupy_standin.Cublas.workspace, cupy_standin.Cublas.math_mode) == (None, 3)
     monkeypatch.setattr(backend, "forward_steps", fails)
     with pytest.raises(ValueError, match="planted"):
         layer(problem.x[:3])  # too short to be replayed
     assert seen[0].nbytes == 32 << 20
-    assert cupy_standin.Cublas.workspace is None
+    assert (cupy_standin.Cublas.workspace, cupy_standin.Cublas.math_mode) == (None, 3)
 
 
 def test_backward_on_another_stream_is_ordered(cupy: ModuleType) -> None:

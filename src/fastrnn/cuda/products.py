@@ -22,7 +22,8 @@ import cupy
 from fastrnn.arrays import Array
 
 TYPES = {"float32": 0, "float64": 1, "float16": 2, "bfloat16": 14}  # cudaDataType_t
-COMPUTE_32F, COMPUTE_64F, DEFAULT_ALGORITHM = 68, 70, -1  # sums in float32, and no tf32
+COMPUTE_32F, COMPUTE_64F, DEFAULT_ALGORITHM = 68, 70, -1  # sums in float32,
+SUMS_AS_COMPUTED = 16  # partial ones too, which cuBLAS else rounds to 16 bits where they pass through memory; no tf32
 AS_IT_IS, TRANSPOSED = 0, 1
 _ONE, _ZERO = ((ctypes.c_float(x), ctypes.c_double(x)) for x in (1, 0))  # read when the call is made or captured
 
@@ -42,26 +43,26 @@ def workspace() -> Array:
 
 
 @contextmanager
-def using(memory: Array) -> Iterator[None]:
+def using(memory: Array | None) -> Iterator[int]:
     """Let the products of this thread inside the block work in this memory and in no other, on the current stream.
 
     Nothing else may call cuBLAS in there: CuPy sets the stream for every call, which takes the workspace away.
     """
-    handle = _on_current_stream()
-    _check(_library().cublasSetWorkspace_v2(handle, memory.data.ptr, memory.nbytes))  # type: ignore[attr-defined]
+    library, before = _library(), ctypes.c_int()
+    handle: int = cupy.cuda.Device().cublas_handle
+    stream = cupy.cuda.get_current_stream().ptr
+    _check(library.cublasGetMathMode(handle, ctypes.addressof(before)))
+    _check(library.cublasSetStream_v2(handle, stream))
+    if memory is not None:
+        _check(library.cublasSetWorkspace_v2(handle, memory.data.ptr, memory.nbytes))  # type: ignore[attr-defined]
+    _check(library.cublasSetMathMode(handle, SUMS_AS_COMPUTED))
     token = _prepared.set(handle)
     try:
-        yield
+        yield handle
     finally:
         _prepared.reset(token)
-        _on_current_stream()
-
-
-def _on_current_stream() -> int:
-    """CuPy's handle for this thread and device, with the current stream and cuBLAS's own workspace."""
-    handle: int = cupy.cuda.Device().cublas_handle  # loads the library if need be
-    _check(_library().cublasSetStream_v2(handle, cupy.cuda.get_current_stream().ptr))
-    return handle
+        _check(library.cublasSetMathMode(handle, before.value))
+        _check(library.cublasSetStream_v2(handle, stream))
 
 
 def multiply(a: Array, b: Array, out: Array) -> Array:
@@ -69,12 +70,15 @@ def multiply(a: Array, b: Array, out: Array) -> Array:
 
     cuBLAS counts columns first and sees every matrix transposed: out^T = b^T a^T.
     """
+    handle = _prepared.get()
+    if handle is None:
+        with using(None):
+            return multiply(a, b, out)
     (rows, inner), columns = a.shape, b.shape[1]
     (turn_a, lead_a), (turn_b, lead_b) = _layout(a), _layout(b)
     kind = TYPES[str(a.dtype)]
     double = kind == TYPES["float64"]
     assert max(rows, inner, columns) < 1 << 31, "cuBLAS counts rows and columns in 32 bits"
-    handle = _prepared.get() or _on_current_stream()
     at_a, at_b, at_out = (array.data.ptr for array in (a, b, out))  # type: ignore[attr-defined]
     status = _library().cublasGemmEx(
         handle, turn_b, turn_a, columns, rows, inner, ctypes.addressof(_ONE[double]), at_b, kind, lead_b, at_a, kind,
@@ -106,6 +110,7 @@ def _library() -> Any:
     library = ctypes.CDLL(cublas.__file__)
     number, pointer = ctypes.c_int, ctypes.c_void_p
     library.cublasSetStream_v2.argtypes = [pointer, pointer]
+    library.cublasGetMathMode.argtypes, library.cublasSetMathMode.argtypes = [pointer, pointer], [pointer, number]
     library.cublasSetWorkspace_v2.argtypes = [pointer, pointer, ctypes.c_size_t]
     library.cublasGemmEx.argtypes = [
         pointer, *[number] * 5, pointer, pointer, number, number, pointer, number, number, pointer, pointer,
