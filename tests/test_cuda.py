@@ -16,7 +16,7 @@ import ml_dtypes  # noqa: F401  # gives NumPy bfloat16
 import numpy as np
 import pytest
 from cases import (
-    CUDA_CELLS,
+    CELLS,
     DTYPES,
     FUNCTIONS,
     Case,
@@ -80,7 +80,7 @@ CASES = [
     *(
         Case(cell, "cuda", dtype, *size, seed=k)
         for dtype in DTYPES
-        for cell in CUDA_CELLS
+        for cell in CELLS
         for k, size in enumerate(SIZES)
     ),
 ]
@@ -138,7 +138,7 @@ def test_rows_that_are_no_whole_vectors_are_taken_one_by_one() -> None:
     assert_results(case, problem, evaluate_on_device(case, problem), expected(case, problem))
 
 
-@pytest.mark.parametrize("cell", CUDA_CELLS)
+@pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize(("T", "B"), [(0, 3), (4, 0)])
 def test_nothing_to_do(cell: str, T: int, B: int, cupy: ModuleType) -> None:
     case = Case(cell, "cuda", T=T, B=B, bidirectional=True)
@@ -146,7 +146,7 @@ def test_nothing_to_do(cell: str, T: int, B: int, cupy: ModuleType) -> None:
     assert_results(case, problem, evaluate_on_device(case, problem), expected(case, problem))
 
 
-@pytest.mark.parametrize("cell", CUDA_CELLS)
+@pytest.mark.parametrize("cell", CELLS)
 def test_a_call_that_saves_nothing_has_the_same_bits(cell: str, cupy: ModuleType) -> None:
     case = Case(cell, "cuda", T=6, lengths="random", reset="random", bidirectional=True, num_layers=2)
     layer, problem = make_layer(case, device="cuda:0"), on_device(draw(case))
@@ -158,7 +158,7 @@ def test_a_call_that_saves_nothing_has_the_same_bits(cell: str, cupy: ModuleType
 
 
 def test_padding_reaches_nothing(cupy: ModuleType) -> None:
-    for cell in CUDA_CELLS:
+    for cell in CELLS:
         case = Case(cell, "cuda", T=6, B=4, lengths="random", bidirectional=True)
         problem, layer = draw(case), make_layer(case, device="cuda:0")
         want = evaluate_on_device(case, problem, layer)
@@ -171,7 +171,7 @@ def test_padding_reaches_nothing(cupy: ModuleType) -> None:
 
 
 def test_backward_is_pure(cupy: ModuleType) -> None:
-    for cell in CUDA_CELLS:
+    for cell in CELLS:
         case = Case(cell, "cuda", reset="random", num_layers=2)
         problem = on_device(draw(case))
         y, _, backward = make_layer(case, device="cuda:0").forward(problem.x, problem.state, reset=problem.reset)
@@ -184,9 +184,9 @@ def test_backward_is_pure(cupy: ModuleType) -> None:
 
 
 @pytest.mark.parametrize("dtype", [*DTYPES, "float16"])
-@pytest.mark.parametrize("cell", CUDA_CELLS)
+@pytest.mark.parametrize("cell", CELLS)
 def test_a_stream_equals_the_whole_sequence(cell: str, dtype: str, cupy: ModuleType) -> None:
-    case = Case(cell, "cuda", dtype, T=6, num_layers=2, proj_size=3 if CUDA_CELLS[cell].cell_state else 0)
+    case = Case(cell, "cuda", dtype, T=6, num_layers=2, proj_size=3 if CELLS[cell].cell_state else 0)
     layer, problem = make_layer(case, device="cuda:0"), on_device(draw(case))
     y, state = layer(problem.x, problem.state)
     with layer.stream(case.B) as stream:

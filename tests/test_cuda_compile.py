@@ -2,7 +2,7 @@
 
 import nvrtc
 import pytest
-from cases import CUDA_CELLS
+from cases import CELLS
 
 from benchmarks.gpu import barriers
 
@@ -19,7 +19,7 @@ def offered(dtype: str, chip: str) -> bool:
 
 
 @pytest.mark.parametrize("chip", CHIPS)
-@pytest.mark.parametrize("cell", CUDA_CELLS)
+@pytest.mark.parametrize("cell", CELLS)
 def test_every_variant_compiles_without_spills(cell: str, chip: str, capsys: pytest.CaptureFixture[str]) -> None:
     from fastrnn.cuda import source
 
@@ -30,7 +30,7 @@ def test_every_variant_compiles_without_spills(cell: str, chip: str, capsys: pyt
         if variant.cell != cell or not offered(variant.dtype, chip):
             continue
         usage = nvrtc.compile_for(chip, source.assemble(variant), source.OPTIONS)
-        assert set(usage) == KERNELS | (GATED if CUDA_CELLS[cell].gated else set())
+        assert set(usage) == KERNELS | (GATED if CELLS[cell].gated else set())
         for name, used in usage.items():
             what = f"{variant} {name} for {chip}"
             assert used.spills == 0, f"{what} spills {used.spills} bytes"

@@ -13,7 +13,7 @@ import cupy_standin
 import host_kernels
 import numpy as np
 import pytest
-from cases import CUDA_CELLS, Case, assert_results, cuda_cases, draw, expected, make_layer
+from cases import CELLS, Case, assert_results, cuda_cases, draw, expected, make_layer
 from test_cuda import SOME, evaluate_on_device, on_device, to_device
 from tolerance import assert_close, assert_same_bits, rounding
 
@@ -54,10 +54,10 @@ def test_a_replayed_pass_has_the_bits_of_a_launched_one(case: Case, cupy: Module
     assert_results(other, problem, replayed, expected(other, problem))
 
 
-@pytest.mark.parametrize("cell", CUDA_CELLS)
+@pytest.mark.parametrize("cell", CELLS)
 def test_updates_reach_replayed_passes(cell: str, cupy: ModuleType) -> None:
     """One parameter at a time, so that none leans on another's change."""
-    case = Case(cell, "cuda", "float32", proj_size=3 if CUDA_CELLS[cell].cell_state else 0)
+    case = Case(cell, "cuda", "float32", proj_size=3 if CELLS[cell].cell_state else 0)
     layer, x = make_layer(case, device="cuda:0"), to_device(draw(case).x)
     for _ in range(4):
         before = layer(x)[0]

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import CUDA_CELLS, DTYPES, Case, Problem, assert_results, cuda_cases, draw, evaluate, expected, make_layer
+from cases import CELLS, DTYPES, Case, Problem, assert_results, cuda_cases, draw, evaluate, expected, make_layer
 from tolerance import assert_close, assert_same_bits, rounding
 
 from fastrnn import backends, philox, validation
@@ -27,7 +27,7 @@ ALL_DTYPES = (*DTYPES, "float16", "bfloat16")
 SIZES = [(1, 2, 5, 1), (2, 33, 1, 7), (7, 3, 33, 33), (4, 1, 5, 257), (9, 64, 40, 512), (5, 300, 24, 1024)]
 CASES = [
     *(case for dtype in ALL_DTYPES for _, case in cuda_cases(dtype)),
-    *(Case(cell, "cuda", dtype, *size) for dtype in ALL_DTYPES for cell in CUDA_CELLS for size in SIZES),
+    *(Case(cell, "cuda", dtype, *size) for dtype in ALL_DTYPES for cell in CELLS for size in SIZES),
 ]
 PASSES = 4  # launched, run in place, captured, replayed
 
@@ -68,7 +68,7 @@ def test_agrees_with_the_reference(case: Case) -> None:
             assert_same_bits(name, value, first[name])
 
 
-@pytest.mark.parametrize("cell", CUDA_CELLS)
+@pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_small_cases(cell: str, dtype: str) -> None:
     """For compute-sanitizer: few launches, every kernel, and no pool, in which a wrong address would not show."""
@@ -82,7 +82,7 @@ def test_small_cases(cell: str, dtype: str) -> None:
             assert_results(case, problem, got, expected(case, problem))
 
 
-@pytest.mark.parametrize("cell", CUDA_CELLS)
+@pytest.mark.parametrize("cell", CELLS)
 def test_a_stream_equals_the_whole_sequence(cell: str) -> None:
     case = Case(cell, "cuda", "float32", T=8, H=33, num_layers=2)
     layer, x = make_layer(case, device="cuda:0"), to_device(draw(case).x)

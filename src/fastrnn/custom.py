@@ -42,8 +42,9 @@ def register(cell: Cell) -> type[Recurrent[Any]]:
     cell's unit parameters. `fastrnn.load` reads its checkpoints once the cell is registered.
 
     Args:
-        cell: the equations, see fastrnn.cells.Cell, and for the CPU backend a Numba rendering, see fastrnn.cpu.cells.
-            Without a rendering the layer runs on the reference alone, and calls on another backend are refused.
+        cell: the equations, see fastrnn.cells.Cell; for the CPU backend a Numba rendering, see fastrnn.cpu.cells; for
+            the CUDA backend the text of a C++ struct, see csrc/cells/cell.cuh. Calls on a backend that has no rendering
+            are refused; the reference needs none.
 
     Raises:
         TypeError: not a Cell. ValueError: the name is taken, or is no identifier.
