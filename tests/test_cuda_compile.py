@@ -1,5 +1,8 @@
 """The compile gate: every variant for every chip, with no GPU; none may spill, and what each needs is printed."""
 
+import os
+from concurrent.futures import ThreadPoolExecutor
+
 import nvrtc
 import pytest
 from cases import CELLS
@@ -26,10 +29,10 @@ def test_every_variant_compiles_without_spills(cell: str, chip: str, capsys: pyt
     if not nvrtc.knows(chip):
         pytest.skip(f"this NVRTC does not know {chip}")
     rows = []
-    for variant in source.variants():
-        if variant.cell != cell or not offered(variant.dtype, chip):
-            continue
-        usage = nvrtc.compile_for(chip, source.assemble(variant), source.OPTIONS)
+    variants = [v for v in source.variants() if v.cell == cell and offered(v.dtype, chip)]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        compiled = list(pool.map(lambda v: nvrtc.compile_for(chip, source.assemble(v), source.OPTIONS), variants))
+    for variant, usage in zip(variants, compiled, strict=True):
         assert set(usage) == KERNELS | (GATED if CELLS[cell].gated else set())
         for name, used in usage.items():
             what = f"{variant} {name} for {chip}"
@@ -38,9 +41,9 @@ def test_every_variant_compiles_without_spills(cell: str, chip: str, capsys: pyt
             assert 0 < used.registers <= REGISTERS, what
             assert used.shared <= SHARED, f"{what} needs {used.shared} bytes of shared memory"
             assert used.code > 0, what
-            rows.append(f"{chip:8} {variant!s:30} {name:17} {used.registers:9} {used.shared:6} {used.code:6}")
+            rows.append(f"{chip:8} {variant!s:40} {name:17} {used.registers:9} {used.shared:6} {used.code:6}")
     with capsys.disabled():
-        print(f"\n{'chip':8} {'variant':30} {'kernel':17} registers shared   code", *rows, sep="\n")
+        print(f"\n{'chip':8} {'variant':40} {'kernel':17} registers shared   code", *rows, sep="\n")
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])

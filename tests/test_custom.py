@@ -18,16 +18,6 @@ from fastrnn.cells import CELLS, Cell
 PACKAGE = Path(fastrnn.__file__).parent
 
 
-@pytest.fixture
-def registry() -> Any:
-    """Take back what a test registers."""
-    cells, kinds = dict(CELLS), dict(layers.LAYERS)
-    yield
-    for mapping, before in ((CELLS, cells), (layers.LAYERS, kinds)):
-        mapping.clear()
-        mapping.update(before)
-
-
 def test_no_core_file_knows_the_example_cells() -> None:
     for path in PACKAGE.rglob("*.py"):
         text = path.read_text(encoding="utf-8")

@@ -171,7 +171,7 @@ def _after_loop(packed: Packed, run: Run, states: States, memory: Backward, dx: 
     dp, ddiagonal = (None if a is None else _sum(a).astype(packed.dtype) for a in (memory.dp, memory.ddiagonal))
     return Weights(
         _join([xp.matmul(da.T, x) for da in dax]),
-        _recurrent_gradient(run, states, dah) if ddiagonal is None else ddiagonal.reshape(-1),
+        _recurrent_gradient(run, states, dah, padding) if ddiagonal is None else ddiagonal.reshape(-1),
         None if packed.bias is None else _join([_sum(da) for da in dax]),
         None if packed.bias is None else _join([_sum(da) for da in dah]),
         None if d.dproj is None or states.m is None else xp.matmul(rows(d.dproj).T, rows(states.m)),
@@ -179,10 +179,11 @@ def _after_loop(packed: Packed, run: Run, states: States, memory: Backward, dx: 
     )
 
 
-def _recurrent_gradient(run: Run, states: States, dah: list[Array]) -> Array:
-    """dU, of all that the recurrent products saw."""
+def _recurrent_gradient(run: Run, states: States, dah: list[Array], padding: Array | None) -> Array:
+    """dU, of all that the recurrent products saw; the state that padding holds may be NaN."""
     seen = states.hs if states.seen is None else states.seen
-    h_prev = rows(_without(seen[1:] if run.reverse else seen[: run.x.shape[0]], run.clear))
+    unseen = run.clear if padding is None else padding if run.clear is None else padding | run.clear
+    h_prev = rows(_without(seen[1:] if run.reverse else seen[: run.x.shape[0]], unseen))
     inputs = [h_prev] if states.s is None else [h_prev, rows(states.s)]
     return _join([xp.matmul(da.T, a) for da, a in zip(dah, inputs, strict=True)])
 
