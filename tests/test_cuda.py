@@ -79,12 +79,7 @@ def evaluate_on_device(case: Case, problem: Problem, layer: Any = None) -> dict[
 SIZES = [(1, 2, 5, 1), (2, 33, 1, 7), (7, 3, 33, 33), (2, 1, 5, 257), (5, 5, 4, 64)]
 CASES = [
     *(case for dtype in DTYPES for _, case in cuda_cases(dtype)),
-    *(
-        Case(cell, "cuda", dtype, *size, seed=k)
-        for dtype in DTYPES
-        for cell in CELLS
-        for k, size in enumerate(SIZES)
-    ),
+    *(Case(cell, "cuda", dtype, *size, seed=k) for dtype in DTYPES for cell in CELLS for k, size in enumerate(SIZES)),
 ]
 SOME = (
     "plain", "everything", "projection-everything", "reset-lengths-bidirectional", "diagonal-regularised",
@@ -239,9 +234,7 @@ def test_launches_per_step(cupy: ModuleType) -> None:
 
 
 @pytest.mark.parametrize("cell", ["lstm_peephole", "gru", "gru_reset_before"])
-def test_a_diagonal_needs_no_product_in_the_loop(
-    cell: str, cupy: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_diagonal_needs_no_product_in_the_loop(cell: str, cupy: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     from fastrnn.cuda import backward, forward
 
     products: list[Any] = []
@@ -325,10 +318,18 @@ def test_a_cell_without_a_cuda_rendering_is_refused_by_name(cupy: ModuleType, re
     layer = fastrnn.register(replace(CELLS["mgu"], name="bare", cuda=None))(3, 4, seed=0, device="cuda:0")
     x = cupy.ones((2, 1, 3), "float32")
     for call in (lambda: layer(x), lambda: layer.forward(x), lambda: layer.stream()):
-        with pytest.raises(ValueError, match="cell: expected one with a CUDA rendering .*, got 'bare'"):
+        with pytest.raises(ValueError, match=r"cell: expected one with a CUDA rendering .*, got 'bare'"):
             call()
     with fastrnn.use_backend("reference"):
         assert layer(x)[0].shape == (2, 1, 4)
+
+
+def test_a_separate_gate_must_be_the_last_one(cupy: ModuleType, registry: None) -> None:
+    x = cupy.ones((2, 1, 3), "float32")
+    for name, options in (("first", {"separate": ("r",)}), ("both", {"gated": CELLS["gru_reset_before"].gated})):
+        layer = fastrnn.register(replace(CELLS["gru"], name=name, **options))(3, 4, seed=0, device="cuda:0")
+        with pytest.raises(ValueError, match=f"cell: expected no separate gate but the last, .* of '{name}'"):
+            layer(x)
 
 
 def test_a_struct_that_is_not_the_registered_cell_does_not_compile(
@@ -365,17 +366,17 @@ def test_another_struct_is_another_cubin(cupy: ModuleType, registry: None) -> No
 
 # Every pair of option values together, at least four of them not the default; the dtypes are the GPU's.
 
-CHOICES = {**test_properties.CHOICES, "dtype": ALL_DTYPES}
+CHOICES = {**test_properties.CHOICES, "dtype": ALL_DTYPES, "proj_size": (0, 1, 8)}
 del CHOICES["threads"]
 COVERING = [
-    Case(backend="cuda", seed=seed, **options, **sizes)
+    Case(backend="cuda", seed=seed, **options, **{**sizes, "H": 24 if seed % 2 else 5 + sizes["H"]})
     for seed, (options, sizes) in enumerate(test_properties.covering(CHOICES))
-]
+]  # half of them in sizes that whole vectors fit
 
 
 @pytest.mark.parametrize("case", COVERING, ids=str)
 def test_every_pair_of_option_values_together(case: Case, cupy: ModuleType) -> None:
-    """Launched kernel by kernel, then in a place, then replayed: the same bits each time, and those of single elements."""
+    """Launched, then run in a place, captured and replayed, in whole vectors: the bits of single elements each time."""
     from fastrnn.cuda import kernels
 
     problem, layer = draw(case), make_layer(case, device="cuda:0")

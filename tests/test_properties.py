@@ -387,8 +387,7 @@ SIZES = {"T": st.integers(1, 9), "B": st.integers(1, 9), "I": st.integers(1, 20)
 def possible(options: dict[str, Any]) -> bool:
     """Whether these options may occur together."""
     cell_state = CELLS[options.get("cell", "lstm")].cell_state
-    of_cell_state = {"proj_size": (1, 5), "state": ("h",), "losses": (("cells",),)}
-    needs_cell_state = any(options.get(name) in values for name, values in of_cell_state.items())
+    needs_cell_state = options.get("proj_size") or options.get("state") == "h" or options.get("losses") == ("cells",)
     unbatched_lengths = options.get("unbatched") and options.get("lengths", "none") != "none"
     pointless_dropout = options.get("dropout") and options.get("num_layers", 2) == 1
     implied_training = options.get("dropout") and options.get("training")

@@ -9,7 +9,7 @@ import cupy as xp
 from fastrnn.arrays import Array, zeroed
 from fastrnn.cells import Cell
 from fastrnn.cuda import kernels
-from fastrnn.cuda.forward import Saved, States, has_options, rows, shares
+from fastrnn.cuda.forward import Saved, States, has_options, rows, shares, step
 from fastrnn.cuda.packed import Packed, computed_in
 from fastrnn.cuda.products import multiply, using, workspace
 from fastrnn.recurrence import Columns, Given, Initial, Run, Weights
@@ -116,8 +116,8 @@ def backward_steps(cell: Cell, packed: Packed, run: Run, states: States, memory:
         clear, clear_later = (None if run.clear is None or at is None else run.clear[at] for at in (t, later))
         h_prev, h = states.hs[before], states.hs[after]
         c_prev, c = (None, None) if states.cs is None else (states.cs[before], states.cs[after])
-        saved, s, dah_last = (None if a is None else a[t] for a in (states.gates, states.s, d.dah_last))
-        own_h, own_c = (None if a is None else a[t] for a in (states.own_h if states.m is None else states.m, states.own_c))
+        saved, s, dah_last = step(states.gates, t), step(states.s, t), step(d.dah_last, t)
+        own_h, own_c = step(states.own_h if states.m is None else states.m, t), step(states.own_c, t)
         recurrent = product if full and later is not None else None
         dm = None
         if d.dproj is not None:

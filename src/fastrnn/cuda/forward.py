@@ -69,11 +69,16 @@ def has_options(packed: Packed, run: Run) -> bool:
     return packed.diagonal is not None or run.keep is not None or run.zone is not None
 
 
+def step(array: Array | None, t: int) -> Array | None:
+    """Return step t of an array that has an entry for every step, or one for all."""
+    return None if array is None else array[t % array.shape[0]]
+
+
 def shares(run: Run, t: int) -> tuple[Array | None, Array | None, int]:
     """Zoneout's shares of the old h and c at one step, [B, H] or rates [1, H], and the distance of their rows."""
     if run.zone is None:
         return None, None, 0
-    h, c = (None if share is None else share[t if share.shape[0] > 1 else 0] for share in run.zone)
+    h, c = (step(share, t) for share in run.zone)
     row = max(0 if share is None or share.shape[0] == 1 else share.shape[1] for share in (h, c))
     return h, c, row
 
@@ -143,13 +148,14 @@ def forward_steps(cell: Cell, packed: Packed, run: Run, states: States, into: Sc
         h_prev, h = states.hs[before], states.hs[after]
         c_prev, c = (None, None) if states.cs is None else (states.cs[before], states.cs[after])
         seen, seen_next = (h_prev, None) if states.seen is None else (states.seen[before], states.seen[after])
-        m, s, saved, own_h, own_c = (_step(a, t) for a in (states.m, states.s, states.gates, states.own_h, states.own_c))
+        m, s, saved = step(states.m, t), step(states.s, t), step(states.gates, t)
+        own_h, own_c = step(states.own_h, t), step(states.own_c, t)
         if ah is not None:
             multiply(seen, packed.first.T, out=ah)
         if ah_last is not None:
             k.launch(
-                "gate_forward", batch, hidden, ax[t], ah, packed.bias, h_prev, run.keep, run.lengths, clear, s, t, batch,
-                hidden,
+                "gate_forward", batch, hidden, ax[t], ah, packed.bias, h_prev, run.keep, run.lengths, clear, s, t,
+                batch, hidden,
             )  # fmt: skip
             multiply(s, packed.last.T, out=ah_last)  # type: ignore[arg-type]
         whole = m is None  # no projection: the kernel makes h itself
@@ -165,8 +171,3 @@ def forward_steps(cell: Cell, packed: Packed, run: Run, states: States, into: Sc
                 "project_forward", batch, output, product, h_prev, run.keep, run.lengths, h, seen_next, y[t], y_row, t,
                 batch, output,
             )  # fmt: skip
-
-
-def _step(array: Array | None, t: int) -> Array | None:
-    """Step t of an array that has one entry a step, or one for all."""
-    return None if array is None else array[t % array.shape[0]]

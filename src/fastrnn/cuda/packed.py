@@ -67,7 +67,8 @@ class Packed(NamedTuple):
 
     def copy(self) -> Packed:
         """Return the same with copies of all that the loop reads; ih, which it does not, is the same array."""
-        return Packed(self.ih, *(None if a is None else a.copy() for a in self.looped), self.gates, self.gated)
+        hh, diagonal, hr, bias, p = (None if a is None else a.copy() for a in self.looped)
+        return Packed(self.ih, hh, diagonal, hr, bias, p, self.gates, self.gated)
 
     def take(self, other: Packed) -> None:
         """Write what the loop reads of other weights of the same shapes over this one's."""
@@ -83,7 +84,11 @@ def pack(cell: Cell, weights: Weights) -> Packed:
             f"cell: expected one with a CUDA rendering on the backend 'cuda', got {cell.name!r}; "
             "call it under fastrnn.use_backend('reference')"
         )
-    assert cell.separate in ((), cell.gates[-1:]), "step.cuh knows this only of the last gate"
+    if cell.separate and (cell.separate != cell.gates[-1:] or cell.gated):
+        raise ValueError(
+            "cell: expected no separate gate but the last, and none beside a gated product, on the backend 'cuda', "
+            f"got {', '.join(cell.separate)} of {cell.name!r}"
+        )
     gates = len(cell.gates)
     hidden = weights.ih.shape[0] // gates
     dtype, full = computed_in(weights.ih.dtype), weights.hh.ndim == 2

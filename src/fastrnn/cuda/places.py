@@ -150,8 +150,8 @@ def _looped(run: Run) -> tuple[Array | None, ...]:
 def _bytes(cell: Cell, packed: Packed, run: Run) -> int:
     """About how much memory a place needs: the workspace, copies of weights, and what has an entry for every step."""
     weights = sum(a.nbytes for a in packed.looped if a is not None)
-    steps, batch = run.x.shape[:2]
     a_unit = 3 * packed.gates + cell.saved + 4 * cell.cell_state + (packed.hr is not None) + (cell.gated is not None)
     a_unit += (2 + 3 * cell.cell_state) * (run.zone is not None)  # the masks, and what the cell made
     a_row = a_unit * packed.hidden + (4 + (run.keep is not None)) * packed.output
-    return WORKSPACE_BYTES + weights + int(steps * batch) * a_row * item_bytes(packed.dtype)
+    over_time = int(run.x.shape[0]) * int(run.x.shape[1]) * a_row * item_bytes(packed.dtype)
+    return WORKSPACE_BYTES + weights + over_time
