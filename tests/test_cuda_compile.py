@@ -51,7 +51,7 @@ def test_products_and_sums_are_rounded_each(dtype: str) -> None:
     """Else the compiler could fuse them in one width and not in another. This kernel calls no function that fuses."""
     from fastrnn.cuda import source
 
-    cell = next(name for name, cell in CUDA_CELLS.items() if cell.gated)
+    cell = next(name for name, cell in CELLS.items() if cell.gated)
     for width in source.widths(dtype):
         code = source.assemble(source.Variant(cell, dtype, width))
         assert "fma." not in nvrtc.ptx_of("gate_backward", "sm_90", code, source.OPTIONS)

@@ -24,7 +24,7 @@ pytestmark = [
     pytest.mark.usefixtures("nothing_to_replay"),
 ]
 REPLAYED = [case for _, case in cuda_cases("float32") if case.T >= 4]
-REPLAYED += [Case(cell, "cuda", "float32", T=5, B=1, H=1) for cell in CUDA_CELLS]
+REPLAYED += [Case(cell, "cuda", "float32", T=5, B=1, H=1) for cell in CELLS]
 REPLAYED += [case for name, case in cuda_cases("bfloat16") if name in SOME]
 
 

@@ -1,6 +1,7 @@
 """The kernels on a GPU, where there is one: every option in every dtype against the reference, also replayed."""
 
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -75,8 +76,10 @@ def test_small_cases(cell: str, dtype: str) -> None:
     import cupy
 
     with cupy.cuda.using_allocator(None):
-        for H in (5, 24):
-            case = Case(cell, "cuda", dtype, H=H, lengths="random", reset="random", bidirectional=True)
+        plain: dict[str, Any] = {"lengths": "random", "reset": "random", "bidirectional": True}
+        regularised = {**plain, "zoneout": 0.2, "recurrent_dropout": 0.2, "training": True}
+        for H, options in product((5, 24), (plain, regularised, {**regularised, "recurrent": "diagonal"})):
+            case = Case(cell, "cuda", dtype, H=H, **options)
             problem = draw(case)
             got = evaluate_on_device(case, problem, make_layer(case, device="cuda:0"))
             assert_results(case, problem, got, expected(case, problem))
