@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from fastrnn.cells import CELLS
 from fastrnn.cuda import source
 
 ROOT = Path(__file__).parents[1]
@@ -55,6 +56,7 @@ def test_cmake_compiles_what_the_loader_looks_for(
     wanted = {
         source.cubin(variant, chip): (variant, chip)
         for variant in source.variants()
+        if CELLS[variant.cell].cuda[0].endswith(".cuh")  # not those that conftest.py registers
         for chip in chips.split(";")
         if not (variant.dtype == "bfloat16" and chip == "75")
     }

@@ -13,8 +13,8 @@ import cupy_standin
 import host_kernels
 import numpy as np
 import pytest
-from cases import CUDA_CELLS, Case, assert_results, cuda_cases, draw, expected, make_layer
-from test_cuda import SOME, evaluate_on_device, on_device, to_device
+from cases import CELLS, Case, assert_results, cuda_cases, draw, expected, make_layer
+from test_cuda import REGULARISED, SOME, evaluate_on_device, on_device, to_device
 from tolerance import assert_close, assert_same_bits, rounding
 
 import fastrnn
@@ -24,8 +24,9 @@ pytestmark = [
     pytest.mark.usefixtures("nothing_to_replay"),
 ]
 REPLAYED = [case for _, case in cuda_cases("float32") if case.T >= 4]
-REPLAYED += [Case(cell, "cuda", "float32", T=5, B=1, H=1) for cell in CUDA_CELLS]
+REPLAYED += [Case(cell, "cuda", "float32", T=5, B=1, H=1) for cell in CELLS]
 REPLAYED += [case for name, case in cuda_cases("bfloat16") if name in SOME]
+REPLAYED = [replace(case, T=11) if case.save == "recompute" else case for case in REPLAYED]  # segments of 4, 4, 3
 
 
 @pytest.mark.parametrize("case", REPLAYED, ids=str)
@@ -54,10 +55,12 @@ def test_a_replayed_pass_has_the_bits_of_a_launched_one(case: Case, cupy: Module
     assert_results(other, problem, replayed, expected(other, problem))
 
 
-@pytest.mark.parametrize("cell", CUDA_CELLS)
-def test_updates_reach_replayed_passes(cell: str, cupy: ModuleType) -> None:
+@pytest.mark.parametrize("recurrent", ["full", "diagonal"])
+@pytest.mark.parametrize("cell", CELLS)
+def test_updates_reach_replayed_passes(cell: str, recurrent: str, cupy: ModuleType) -> None:
     """One parameter at a time, so that none leans on another's change."""
-    case = Case(cell, "cuda", "float32", proj_size=3 if CUDA_CELLS[cell].cell_state else 0)
+    projected = recurrent == "full" and CELLS[cell].cell_state
+    case = Case(cell, "cuda", "float32", recurrent=recurrent, proj_size=3 if projected else 0)
     layer, x = make_layer(case, device="cuda:0"), to_device(draw(case).x)
     for _ in range(4):
         before = layer(x)[0]
@@ -177,6 +180,18 @@ def test_a_pass_inside_a_capture_of_the_callers_is_refused(cupy: ModuleType) -> 
         own.end_capture()
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("cell", CUDA_CELLS)
+def test_no_product_is_left_to_cupy(cell: str, dtype: str, cupy: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It sums in modes of its own."""
+    case = Case(cell, "cuda", dtype, lengths="random", proj_size=3 if CUDA_CELLS[cell].cell_state else 0)
+    problem, layer = draw(case), make_layer(case, device="cuda:0")
+    want = expected(case, problem)
+    monkeypatch.setattr(cupy_standin, "matmul", None)
+    monkeypatch.setattr(cupy_standin.ndarray, "__matmul__", None)
+    assert_results(case, problem, evaluate_on_device(case, problem, layer), want)
+
+
 def _passes_on_two_streams() -> None:
     """Forward on one stream, backward on another, often enough to be replayed, and the memory used anew."""
     case = Case("lstm", "cuda", num_layers=2, dropout=0.3)
@@ -287,6 +302,20 @@ def _keeps_the_weights(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(places.Place, "holds", lambda self, packed: True)
 
 
+def _keeps_the_masks(patch: pytest.MonkeyPatch) -> None:
+    from fastrnn.cuda import places
+
+    looped = places._looped
+    patch.setattr(places, "_looped", lambda run: (*looped(run)[:2], None, None, None))
+
+
+def _keeps_sums(patch: pytest.MonkeyPatch) -> None:
+    from fastrnn.cuda import backward
+
+    take = backward.Backward.take
+    patch.setattr(backward.Backward, "take", lambda self, given: take(self._replace(dp=None, ddiagonal=None), given))
+
+
 def _allocates(patch: pytest.MonkeyPatch) -> None:
     from fastrnn.cuda import places
 
@@ -362,6 +391,7 @@ def _frees_the_workspace(patch: pytest.MonkeyPatch) -> None:
         (_leaves_the_workspace_to_the_handle, "workspace of a thread"),
         (_sets_the_stream_after_the_workspace, "workspace of a thread"), (_frees_the_workspace, "freed"),
         (_reads_the_callers_arrays, "freed|off by"), (_keeps_the_weights, "off by"),
+        (_keeps_the_masks, "off by"), (_keeps_sums, "d weight_p_l.: off by"),
         (_allocates, "allocated during a capture"), (_waits, "truth value"),
         (_is_cold, "first of its kind"), (_gives_back_too_early, "off by"),
     ],
@@ -369,7 +399,7 @@ def _frees_the_workspace(patch: pytest.MonkeyPatch) -> None:
 def test_a_wrong_capture_is_caught(plant: Any, seen: str, cupy: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     def passes() -> None:
         for seed in range(5):
-            case = Case("lstm", "cuda", seed=seed, lengths="random", num_layers=2)
+            case = Case("lstm_peephole", "cuda", seed=seed, lengths="random", num_layers=2, **REGULARISED)
             problem = draw(case)
             assert_results(case, problem, evaluate_on_device(case, problem), expected(case, problem))
 

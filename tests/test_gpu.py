@@ -1,11 +1,12 @@
 """The kernels on a GPU, where there is one: every option in every dtype against the reference, also replayed."""
 
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import numpy as np
 import pytest
-from cases import CUDA_CELLS, DTYPES, Case, Problem, assert_results, cuda_cases, draw, evaluate, expected, make_layer
+from cases import CELLS, DTYPES, Case, Problem, assert_results, cuda_cases, draw, evaluate, expected, make_layer
 from tolerance import assert_close, assert_same_bits, rounding
 
 from fastrnn import backends, philox, validation
@@ -27,7 +28,7 @@ ALL_DTYPES = (*DTYPES, "float16", "bfloat16")
 SIZES = [(1, 2, 5, 1), (2, 33, 1, 7), (7, 3, 33, 33), (4, 1, 5, 257), (9, 64, 40, 512), (5, 300, 24, 1024)]
 CASES = [
     *(case for dtype in ALL_DTYPES for _, case in cuda_cases(dtype)),
-    *(Case(cell, "cuda", dtype, *size) for dtype in ALL_DTYPES for cell in CUDA_CELLS for size in SIZES),
+    *(Case(cell, "cuda", dtype, *size) for dtype in ALL_DTYPES for cell in CELLS for size in SIZES),
 ]
 PASSES = 4  # launched, run in place, captured, replayed
 
@@ -68,21 +69,23 @@ def test_agrees_with_the_reference(case: Case) -> None:
             assert_same_bits(name, value, first[name])
 
 
-@pytest.mark.parametrize("cell", CUDA_CELLS)
+@pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_small_cases(cell: str, dtype: str) -> None:
     """For compute-sanitizer: few launches, every kernel, and no pool, in which a wrong address would not show."""
     import cupy
 
     with cupy.cuda.using_allocator(None):
-        for H in (5, 24):
-            case = Case(cell, "cuda", dtype, H=H, lengths="random", reset="random", bidirectional=True)
+        plain: dict[str, Any] = {"lengths": "random", "reset": "random", "bidirectional": True}
+        regularised = {**plain, "zoneout": 0.2, "recurrent_dropout": 0.2, "training": True}
+        for H, options in product((5, 24), (plain, regularised, {**regularised, "recurrent": "diagonal"})):
+            case = Case(cell, "cuda", dtype, H=H, **options)
             problem = draw(case)
             got = evaluate_on_device(case, problem, make_layer(case, device="cuda:0"))
             assert_results(case, problem, got, expected(case, problem))
 
 
-@pytest.mark.parametrize("cell", CUDA_CELLS)
+@pytest.mark.parametrize("cell", CELLS)
 def test_a_stream_equals_the_whole_sequence(cell: str) -> None:
     case = Case(cell, "cuda", "float32", T=8, H=33, num_layers=2)
     layer, x = make_layer(case, device="cuda:0"), to_device(draw(case).x)

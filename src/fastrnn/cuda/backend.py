@@ -26,12 +26,10 @@ __all__ = ["cells", "pack", "random_words", "recur_backward", "recur_forward", "
 
 def recur_forward(cell: Cell, packed: Packed, run: Run, save: bool) -> Final:
     """Run the recurrence; see fastrnn.recurrence."""
-    assert run.keep is None, "refused before"
-    assert run.zone is None, "refused before"
     steps, batch = run.x.shape[:2]
     taken = places.take(cell, packed, run, save)
     if taken is None:
-        states, into = allocate(cell, packed, steps, batch, save), scratch(packed, steps, batch)
+        states, into = allocate(cell, packed, run, save), scratch(packed, steps, batch)
         set_initial(run, states)
         input_product(packed, run.x, into)
         with using(workspace()):
@@ -67,8 +65,7 @@ def cells(cell: Cell, packed: Packed, run: Run, saved: Saved) -> Array:
 
 def stepper(cell: Cell, packed: Packed, x: Array, zone: Zone | None) -> Stepper:
     """One layer of a stream that reads x [B, I]."""
-    assert zone is None, "refused before"
-    return Stepper(cell, packed, x)
+    return Stepper(cell, packed, x, zone)
 
 
 def random_words(xp: ModuleType, seed: int, counter: tuple[int, int, int], count: int) -> Array:

@@ -89,6 +89,15 @@ def multiply(a: Array, b: Array, out: Array) -> Array:
     return out
 
 
+def matmul(a: Array, b: Array) -> Array:
+    """Return the product of two matrices of one dtype, of any size; a sum of nothing is zero."""
+    out: Array = cupy.empty((a.shape[0], b.shape[1]), a.dtype)
+    if out.size and a.shape[1]:
+        return multiply(a, b, out)
+    out[...] = 0
+    return out
+
+
 def _layout(a: Array) -> tuple[int, int]:
     """Whether cuBLAS has to transpose what it sees of a matrix, and the distance of its rows or columns in elements."""
     if a.flags.c_contiguous:

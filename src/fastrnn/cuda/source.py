@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from fastrnn.cells import CELLS
+from fastrnn.cells import CELLS, Cell
 
 INCLUDE = re.compile(r'^#include "(.+)"$')
 SCALARS = {"float32": "float", "float64": "double", "float16": "Half", "bfloat16": "BFloat16"}
@@ -20,14 +20,19 @@ FIRST_BFLOAT16 = 80  # compute capability, times ten, of the first chip that mul
 
 
 class Variant(NamedTuple):
-    """One compiled module: a cell, the dtype of its arrays, and how many elements a thread moves at once."""
+    """One compiled module: a cell, the dtype of its arrays, how many elements a thread moves at once, the options.
+
+    options: whether it has the code for a diagonal U, recurrent dropout and zoneout, all three; a plain pass does
+    without, and would pay for it in registers.
+    """
 
     cell: str
     dtype: str
     width: int
+    options: bool = False
 
     def __str__(self) -> str:
-        return f"{self.cell}_{self.dtype}_w{self.width}"
+        return f"{self.cell}_{self.dtype}_w{self.width}{'_options' * self.options}"
 
 
 def item_bytes(dtype: str) -> int:
@@ -43,11 +48,12 @@ def widths(dtype: str) -> tuple[int, int]:
 def variants() -> list[Variant]:
     """Return every variant there is."""
     return [
-        Variant(name, dtype, width)
+        Variant(name, dtype, width, options)
         for name, cell in CELLS.items()
         if cell.cuda is not None
         for dtype in SCALARS
         for width in widths(dtype)
+        for options in (False, True)
     ]
 
 
@@ -83,17 +89,33 @@ def assemble(variant: Variant) -> str:
     """Return the source of all kernels of a variant."""
     cell = CELLS[variant.cell]
     assert cell.cuda is not None, "refused before"
-    file, struct = cell.cuda
+    given, struct = cell.cuda
     seen: set[Path] = set()
     parts = [
-        expand(f"cells/{file}.cuh", seen),
+        expand("memory.cuh", seen),
+        expand("cells/cell.cuh", seen),
+        expand(f"cells/{given}", seen) if given.endswith(".cuh") else given,
         f"using Cell = {struct};",
         f"using S = {SCALARS[variant.dtype]};",
         f"constexpr int W = {variant.width};",
+        f"constexpr bool options = {str(variant.options).lower()};",
+        _agreement(cell),
+        expand("gated.cuh" if cell.gated else "step.cuh", seen),
     ]
-    memory = expand("memory.cuh", seen)
-    loop = expand("gated.cuh" if cell.gated else "step.cuh", seen)
-    return "\n".join([memory, *parts, loop]) + "\n"
+    return "\n".join(parts) + "\n"
+
+
+def _agreement(cell: Cell) -> str:
+    """Lines that the compiler refuses where the struct is not the cell that the loop takes it for."""
+    told = {
+        "gates": len(cell.gates), "saved": cell.saved, "parameters": cell.unit_parameters,
+        "cell_state": cell.cell_state, "separate": bool(cell.separate), "gated": cell.gated is not None,
+        "uses_h": cell.uses_h,
+    }  # fmt: skip
+    return "\n".join(
+        f'static_assert(Cell::{name} == {int(value)}, "{cell.name}: {name}: expected {value}, as registered");'
+        for name, value in told.items()
+    )
 
 
 @cache
