@@ -113,7 +113,7 @@ def test_memory_for_replays_is_bounded(cupy: ModuleType, monkeypatch: pytest.Mon
         assert len(places._waiting) <= 3
 
 
-@pytest.mark.parametrize("cell", CUDA_CELLS)
+@pytest.mark.parametrize("cell", CELLS)
 def test_the_memory_of_a_place_is_counted(cell: str, cupy: ModuleType) -> None:
     """All but what has one step's size: weights, workspace, what both loops write."""
     from fastrnn.cuda import places
@@ -181,10 +181,10 @@ def test_a_pass_inside_a_capture_of_the_callers_is_refused(cupy: ModuleType) -> 
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("cell", CUDA_CELLS)
+@pytest.mark.parametrize("cell", CELLS)
 def test_no_product_is_left_to_cupy(cell: str, dtype: str, cupy: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     """It sums in modes of its own."""
-    case = Case(cell, "cuda", dtype, lengths="random", proj_size=3 if CUDA_CELLS[cell].cell_state else 0)
+    case = Case(cell, "cuda", dtype, lengths="random", proj_size=3 if CELLS[cell].cell_state else 0)
     problem, layer = draw(case), make_layer(case, device="cuda:0")
     want = expected(case, problem)
     monkeypatch.setattr(cupy_standin, "matmul", None)
