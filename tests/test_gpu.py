@@ -95,6 +95,42 @@ def test_a_stream_equals_the_whole_sequence(cell: str) -> None:
     assert_close("y", ys, y.get(), rounding("float32", case.T * case.num_layers, case.width))
 
 
+def test_backward_on_another_stream() -> None:
+    import cupy
+
+    case = Case("lstm", "cuda", "float32", T=200, B=64, I=64, H=256, num_layers=2)
+    layer, problem = make_layer(case, device="cuda:0"), on_device(draw(case))
+    want = layer.forward(problem.x).backward(problem.d_output).x.get()
+    first, second = (cupy.cuda.Stream(non_blocking=True) for _ in range(2))
+    for _ in range(2 * PASSES):
+        with first:
+            backward = layer.forward(problem.x).backward
+        with second:
+            got = backward(problem.d_output).x
+        del backward  # its memory goes to the next pass of the first stream at once
+        second.synchronize()
+        assert_same_bits("d x", got.get(), want)
+
+
+def test_a_step_of_a_stream_may_be_captured() -> None:
+    import cupy
+
+    case = Case("gru", "cuda", "float32", T=8, H=33, num_layers=2)
+    layer, x = make_layer(case, device="cuda:0"), to_device(draw(case).x)
+    y = layer(x)[0].get()
+    own = cupy.cuda.Stream(non_blocking=True)
+    with own, layer.stream(case.B) as stream:
+        given, ys = cupy.empty_like(x[0]), [stream.step(x[0]).get()]
+        own.begin_capture()
+        out = stream.step(given)
+        graph = own.end_capture()
+        for x_t in x[1:]:
+            given[...] = x_t
+            graph.launch()
+            ys.append(out.get())
+    assert_close("y", np.stack(ys), y, rounding("float32", case.T * case.num_layers, case.width))
+
+
 @pytest.mark.parametrize("count", [1, 3, 513, 2049])
 def test_random_words_are_those_of_philox(count: int) -> None:
     import cupy
