@@ -16,12 +16,13 @@ from typer.testing import CliRunner
 import fastrnn
 from fastrnn import layers
 from fastrnn.bench import cli, gate, machine, measure, onnx_peer, ours, plot, report, results, timing, torch_peer
-from fastrnn.bench.cases import MAIN_CELLS, Case, Work, floor, table, work
+from fastrnn.bench.cases import MAIN_CELLS, Case, table, work
 from fastrnn.bench.contestant import Contestant, Run
 from fastrnn.bench.problem import problem_of
 from fastrnn.bench.results import Entry, Peaks, Record, Row
 from fastrnn.bench.timing import Effort
 from fastrnn.cells import CELLS
+from fastrnn.roofline import Work, floor
 
 REFERENCE = ours.REFERENCE
 BRIEF = Effort(budget=0, min_rounds=2, few_rounds=1, max_rounds=2, min_sample=0)
@@ -568,7 +569,7 @@ def test_the_recorded_command_measures_the_same_and_names_no_file(command, tmp_p
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_the_peak_kernels_do_the_work_that_they_are_credited_with(dtype):
-    from fastrnn.bench import peaks
+    from fastrnn.cpu import peaks
 
     width = peaks._width(dtype)
     a = np.arange(8 * peaks.UNROLL * width, dtype=dtype)
@@ -581,7 +582,7 @@ def test_the_peak_kernels_do_the_work_that_they_are_credited_with(dtype):
 
 
 def test_peaks_are_rates_of_all_threads_together(monkeypatch):
-    from fastrnn.bench import peaks
+    from fastrnn.cpu import peaks
 
     turns = []
     monkeypatch.setattr(peaks, "TRY_SECONDS", 0.0)

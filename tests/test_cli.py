@@ -282,3 +282,30 @@ def test_without_the_cli_extra_one_line_says_so(missing, tmp_path):
     assert done.returncode == 1
     assert done.stdout == ""
     assert done.stderr == f"ImportError: the command needs {missing}: pip install 'fastrnn[cli]'\n"
+
+
+def test_warmup_leaves_nothing_for_a_later_process_to_compile(tmp_path: Path) -> None:
+    environment = {**os.environ, "FASTRNN_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(ROOT / "src")}
+
+    def warm() -> dict[str, Path]:
+        command = "from fastrnn.cli import main; main()"
+        done = subprocess.run(
+            [sys.executable, "-c", command, "warmup", "--cell", "rnn_relu", "--dtype", "float64", "--json"],
+            env=environment, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        told = json.loads(done.stdout)
+        assert told["cache"] == str(tmp_path)
+        assert list(told["seconds"]) == ["rnn_relu float64"]
+        return {path.name: path for path in tmp_path.rglob("*.nbc")}
+
+    first = {name: path.stat().st_mtime_ns for name, path in warm().items()}
+    found = " ".join(first)
+    assert all(name in found for name in ("layer_forward", "layer_backward", "gemm_tn", "pack_back", "random_words"))
+    assert {name: path.stat().st_mtime_ns for name, path in warm().items()} == first
+
+
+@pytest.mark.parametrize("arguments", [["--cell", "lstmm"], ["--dtype", "float16"]])
+def test_warmup_refuses_what_there_is_not(arguments: list[str]) -> None:
+    result = run("warmup", *arguments)
+    assert result.exit_code == 2
+    assert arguments[1] in result.stderr

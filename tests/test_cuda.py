@@ -251,6 +251,9 @@ def test_a_diagonal_needs_no_product_in_the_loop(cell: str, cupy: ModuleType, mo
     assert len(products) == 1
     loops = [name for name in cupy_standin.launches if name != "random_words"]
     assert loops == ["step_forward"] * 7 + ["step_backward"] * 7 + ["initial_backward"]
+    told = fastrnn.plan(layer, 7, 3, training=True).explain()
+    assert "per step the gates and all options in one fused kernel" in told
+    assert "dU in the loop" in told
 
 
 def test_the_standin_is_as_strict_as_cupy(cupy: ModuleType) -> None:

@@ -113,20 +113,21 @@ def test_memory_for_replays_is_bounded(cupy: ModuleType, monkeypatch: pytest.Mon
         assert len(places._waiting) <= 3
 
 
+@pytest.mark.parametrize("options", [{}, REGULARISED, {**REGULARISED, "recurrent": "diagonal"}], ids=str)
 @pytest.mark.parametrize("cell", CELLS)
-def test_the_memory_of_a_place_is_counted(cell: str, cupy: ModuleType) -> None:
+def test_the_memory_of_a_place_is_counted(cell: str, options: Any, cupy: ModuleType) -> None:
     """All but what has one step's size: weights, workspace, what both loops write."""
     from fastrnn.cuda import places
 
-    case = Case(cell, "cuda", "float32", T=5, B=3, H=64)
+    case = Case(cell, "cuda", "float32", T=5, B=3, H=64, **options)
     layer, problem = make_layer(case, device="cuda:0"), on_device(draw(case))
     for _ in range(2):
-        backward = layer.forward(problem.x, problem.state).backward
+        backward = layer.forward(problem.x, problem.state, training=case.training).backward
         backward(problem.d_output, problem.d_state, problem.d_cells)
     del backward
     place = places._returned[-1][1]
     [(written, _)] = place._backward.values()
-    arrays = [*place.states, *place.scratch, place.run.y.array, *written[:2], *written.d]
+    arrays = [*place.states, *place.scratch, place.run.y.array, *written[:2], *written.d, *places._looped(place.run)]
     over_time = {id(a): a for a in arrays if a is not None and a.shape[0] >= case.T}
     lasting = [*over_time.values(), place._workspace, *(a for a in place.packed.looped if a is not None)]
     assert sum(a.nbytes for a in lasting) <= place.bytes

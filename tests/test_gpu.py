@@ -1,7 +1,6 @@
 """The kernels on a GPU, where there is one: every option in every dtype against the reference, also replayed."""
 
 from dataclasses import replace
-from itertools import product
 from typing import Any
 
 import numpy as np
@@ -78,7 +77,8 @@ def test_small_cases(cell: str, dtype: str) -> None:
     with cupy.cuda.using_allocator(None):
         plain: dict[str, Any] = {"lengths": "random", "reset": "random", "bidirectional": True}
         regularised = {**plain, "zoneout": 0.2, "recurrent_dropout": 0.2, "training": True}
-        for H, options in product((5, 24), (plain, regularised, {**regularised, "recurrent": "diagonal"})):
+        diagonal = {**regularised, "recurrent": "diagonal"}
+        for H, options in ((5, plain), (24, plain), (24, regularised), (24, diagonal)):
             case = Case(cell, "cuda", dtype, H=H, **options)
             problem = draw(case)
             got = evaluate_on_device(case, problem, make_layer(case, device="cuda:0"))

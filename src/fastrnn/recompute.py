@@ -33,7 +33,8 @@ class Segmented:
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
-        self.pack, self.stepper, self.random_words = backend.pack, backend.stepper, backend.random_words
+        self.pack, self.stepper = backend.pack, backend.stepper
+        self.random_words, self.describe = backend.random_words, backend.describe
 
     def recur_forward(self, cell: Cell, packed: Any, run: Run, save: bool) -> Final:
         """Run the segments one after the other; see fastrnn.recurrence."""
@@ -70,10 +71,15 @@ class Segmented:
         return _module(run.x).concatenate(parts)  # type: ignore[no-any-return]
 
 
+def segment(steps: int) -> int:
+    """S, steps of one segment."""
+    return math.isqrt(max(0, steps - 1)) + 1
+
+
 def _segments(run: Run) -> list[tuple[int, int]]:
     """First and last step of each, in the order of the recurrence; one that is empty if there is no step."""
     steps = run.x.shape[0]
-    size = max(1, math.isqrt(max(0, steps - 1)) + 1)
+    size = segment(steps)
     parts = [(first, min(first + size, steps)) for first in range(0, max(1, steps), size)]
     return parts[::-1] if run.reverse else parts
 

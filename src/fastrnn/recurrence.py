@@ -1,6 +1,6 @@
 """What travels between sequence.py and a backend: one layer in one direction.
 
-A backend is a module with six functions:
+A backend is a module with seven functions:
 
     pack(cell, weights) -> packed                       the weights in whatever form its loop likes
     recur_forward(cell, packed, run, save) -> Final     writes run.y; keeps `saved` only if asked
@@ -8,6 +8,7 @@ A backend is a module with six functions:
     cells(cell, packed, run, saved) -> c after every step
     stepper(cell, packed, x, zone) -> Stepper           one layer of a stream
     random_words(xp, seed, counter, count) -> Philox words
+    describe(cell, shape) -> Loop                       how it would run a layer, for fastrnn.plan
 
 Arrays are [T, B, ...]; T, B, I, G, H, P are time, batch, input, gates, hidden and projection (P = H without one).
 """
@@ -100,6 +101,36 @@ class Initial(NamedTuple):
     weights: Weights
 
 
+class Shape(NamedTuple):
+    """A call of one layer, as far as it decides how a backend runs it."""
+
+    steps: int  # T
+    batch: int  # B
+    rows: int  # steps of all sequences together
+    longest: int  # steps of the longest sequence
+    inputs: int  # I
+    hidden: int  # H
+    projected: int  # P, 0 without a projection
+    dtype: str
+    train: bool  # forward and backward
+    diagonal: bool  # U is a vector a gate
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of an element."""
+        return {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}[self.dtype]
+
+
+class Loop(NamedTuple):
+    """How a backend runs one layer in one direction."""
+
+    kernel: str
+    fused: bool  # all steps inside one compiled kernel
+    threads: int
+    why: str  # this way
+    stages: tuple[str, ...]  # a line of text each, in the order in which they run
+
+
 class Stepper(Protocol):
     """One layer of a stream: reads x [B, I] where it was told, holds the state, writes y.
 
@@ -136,3 +167,6 @@ class Backend(Protocol):
 
     def random_words(self, xp: ModuleType, seed: int, counter: tuple[int, int, int], count: int) -> Array:
         """Return `count` words [count] uint32 of the counter-based generator, see fastrnn.philox."""
+
+    def describe(self, cell: Cell, shape: Shape) -> Loop:
+        """Tell how one layer of this shape would run; compiles and computes nothing."""

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from fastrnn import philox
 from fastrnn.arrays import Array, array_module
 from fastrnn.cells import Cell
-from fastrnn.recurrence import Columns, Final, Given, Initial, Run, Weights, Zone
+from fastrnn.recurrence import Columns, Final, Given, Initial, Loop, Run, Shape, Weights, Zone
 
 
 class Saved(NamedTuple):
@@ -133,6 +133,12 @@ def cells(cell: Cell, packed: Weights, run: Run, saved: Saved) -> Array:
 def random_words(xp: ModuleType, seed: int, counter: tuple[int, int, int], count: int) -> Array:
     """`count` random 32-bit words; see fastrnn.philox."""
     return philox.random_words(xp, seed, counter, count)
+
+
+def describe(cell: Cell, shape: Shape) -> Loop:
+    """How one layer would run; see fastrnn.recurrence."""
+    stages = ("input product of all steps at once", f"{shape.steps} steps, each a product and the cell's equations")
+    return Loop(f"reference `{cell.name}`", False, 1, "the specification, in array operations", stages)
 
 
 class Stepper:

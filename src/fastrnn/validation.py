@@ -283,7 +283,7 @@ def call(
         c0 = xp.zeros((states, batch, hidden_size), x.dtype)
     if lengths is not None and not batched:
         raise ValueError(f"lengths: expected None with unbatched x [T, {input_size}], got {describe(lengths)}")
-    checked = None if lengths is None else to_device(_lengths(lengths, steps, batch), where)
+    checked = None if lengths is None else to_device(steps_of(lengths, steps, batch), where)
     return Inputs(x, h0, c0, checked, _reset(reset, steps, batch, batched, batch_first, where)), batched
 
 
@@ -325,7 +325,8 @@ def pair(
     return result[0], result[1]
 
 
-def _lengths(lengths: object, steps: int, batch: int) -> Array:
+def steps_of(lengths: object, steps: int, batch: int) -> Array:
+    """Return the lengths as int64 [B] on the host."""
     try:
         values = np.asarray(lengths if array_module(lengths) is None else to_host(lengths))
     except (TypeError, ValueError) as error:

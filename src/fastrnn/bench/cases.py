@@ -10,7 +10,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from fastrnn import roofline
 from fastrnn.cells import CELLS
+from fastrnn.roofline import Work
 
 MAIN_CELLS = ("lstm", "gru", "rnn_tanh")
 SHAPES = ((100, 1, 64), (100, 1, 256), (100, 1, 512), (100, 16, 256), (100, 64, 256), (100, 64, 512), (50, 64, 1024))
@@ -94,63 +96,12 @@ def _rows(quick: bool) -> list[tuple[str, Shape]]:
     return [(kind, (T, B, H, H)) for kind, (T, B, H) in shapes]
 
 
-@dataclass(frozen=True)
-class Work:
-    """What a case cannot do without; `traffic` over time is the GB/s, `flops` over time the GFLOP/s of the report.
-
-    flops: of the matrix products, a multiply-add as two; element-wise work is not counted. Training does three times
-        the forward pass: dax and dah times the weights, and both weight gradients.
-    recurrent: bytes of U [G*H, H], read once per time step and pass, from whichever cache holds it (its very first
-        reading is in `once`). recurrent_size: bytes of U itself.
-    once: bytes of every array that the caller gives or gets, each counted once (dU, dW, db, dx, states included).
-    """
-
-    flops: int
-    recurrent_size: int
-    recurrent: int
-    once: int
-
-    @property
-    def traffic(self) -> int:
-        """Bytes of both kinds together."""
-        return self.recurrent + self.once
-
-
 def work(case: Case, rows: int, longest: int) -> Work:
-    """Count the floating-point operations and bytes of a case.
-
-    Args:
-        case: the case.
-        rows: time steps of all sequences together, T*B without lengths.
-        longest: time steps of the longest sequence, T without lengths.
-    """
-    G, H, inputs, item = case.gates, case.hidden_size, case.input_size, ITEMSIZE[case.dtype]
-    train = case.mode == "train"
-    U = G * H * H
-    weights = G * H * inputs + U + 2 * G * H
-    states = 2 * case.states * case.batch * H
-    arrays = rows * inputs + case.steps * case.batch * H + states
-    return Work(
-        flops=(3 if train else 1) * 2 * rows * G * H * (inputs + H),
-        recurrent_size=U * item,
-        recurrent=((2 if train else 1) * longest - 1) * U * item,
-        once=(2 if train else 1) * (weights + arrays) * item,
-    )
-
-
-def floor(needs: Work, flops_per_s: float, read_once_per_s: float, read_weights_per_s: float) -> float:
-    """The roofline: seconds below which the slowest of three single demands cannot be met on this machine.
-
-    It takes U to pass whole through the core in every step; a kernel that keeps a part of U in registers or in a nearer
-    cache from step to step can go below the third demand, never below the first two.
-
-    Args:
-        needs: the case's work.
-        flops_per_s: measured peak of fused multiply-adds.
-        read_once_per_s: measured bandwidth over a working set of `needs.once` bytes.
-        read_weights_per_s: measured bandwidth over a working set of `needs.recurrent_size` bytes.
-    """
-    return max(needs.flops / flops_per_s, needs.once / read_once_per_s, needs.recurrent / read_weights_per_s)
+    """Count the floating-point operations and bytes of a case; for rows and longest see fastrnn.roofline.work."""
+    return roofline.work(
+        steps=case.steps, batch=case.batch, rows=rows, longest=longest, I=case.input_size, G=case.gates,
+        H=case.hidden_size, itemsize=ITEMSIZE[case.dtype], states=case.states, train=case.mode == "train",
+    )  # fmt: skip
 
 
 def weight(case: Case, budget: float) -> float:

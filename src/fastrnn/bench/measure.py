@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 
 from fastrnn.bench import gate, machine, onnx_peer, ours, torch_peer
-from fastrnn.bench.cases import Case, floor
+from fastrnn.bench.cases import Case
 from fastrnn.bench.contestant import Contestant, Run
 from fastrnn.bench.problem import Problem, problem_of
 from fastrnn.bench.results import Entry, Peaks, Record, Row
 from fastrnn.bench.timing import Effort, Timing, interleave
+from fastrnn.roofline import floor
 
 FIELD = (*ours.CONTESTANTS, *torch_peer.CONTESTANTS, *onnx_peer.CONTESTANTS)
 ORACLES = {"fastrnn": ours.REFERENCE, "torch": torch_peer.TORCH}
@@ -49,7 +50,7 @@ def _first_line(error: Exception) -> str:
 
 def measure(case: Case, threads: int, effort: Effort, oracle: Contestant, field: Sequence[Contestant]) -> Row:
     """Check and time one case; the threads are already in force for the process."""
-    from fastrnn.bench import peaks
+    from fastrnn.cpu import peaks
 
     problem = problem_of(case)
     admitted = [admit(contestant, case, problem, threads, oracle) for contestant in field if contestant.enters(case)]
@@ -93,7 +94,7 @@ def run(
         progress: called with each case and number of threads before it is measured.
         field: the contestants.
     """
-    from fastrnn.bench import peaks
+    from fastrnn.cpu import peaks
 
     start, description, load, busy = time.monotonic(), machine.describe(), machine.load(), machine.busy()
     rows: list[Row] = []

@@ -25,11 +25,15 @@ LAYERS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {  # registry key
 }
 
 
+def make(cell: str, input_size: int, hidden_size: int, **options: Any) -> Any:
+    """Return a layer of a cell of the registry; one that was registered has a class of its own."""
+    kind, own = LAYERS.get(cell) or (cast("Callable[..., Any]", layers.LAYERS[cell]), {})
+    return kind(input_size, hidden_size, **own, **options)
+
+
 def prepare(case: Case, problem: Problem, threads: int) -> Run:
     """Set up a layer of fastrnn; `threads` is already in force for the process."""
-    # a registered cell has a class of its own
-    make, options = LAYERS.get(case.cell) or (cast("Callable[..., Any]", layers.LAYERS[case.cell]), {})
-    layer = make(problem.x.shape[2], problem.states[0].shape[2], dtype=problem.dtype, **options)
+    layer = make(case.cell, problem.x.shape[2], problem.states[0].shape[2], dtype=problem.dtype)
     layer.update(problem.params)
     if case.kind == "step":
         step, inputs = layer.stream(batch=problem.x.shape[1]).__enter__().step, cycle(problem.x)

@@ -8,7 +8,8 @@ from functools import lru_cache
 import numpy as np
 
 from fastrnn.arrays import Array
-from fastrnn.bench.cases import Case, Work, work
+from fastrnn.bench.cases import Case, work
+from fastrnn.roofline import Work
 
 STREAM_CHECKED_STEPS = 8
 

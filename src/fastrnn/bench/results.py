@@ -43,7 +43,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Row:
-    """One case at one number of threads. flops, traffic: see `cases.Work`; floor: seconds, see `cases.floor`."""
+    """One case at one number of threads. flops, traffic: floor in seconds: see fastrnn.roofline."""
 
     case: Case
     threads: int

@@ -11,6 +11,7 @@ from fastrnn.bench.cli import bench
 from fastrnn.commands import autoencode, charlm, forecast, tag, translate
 from fastrnn.commands.gradflow import gradflow
 from fastrnn.commands.info import info
+from fastrnn.commands.warmup import warmup
 
 app = typer.Typer(
     help="Fast recurrent layers (LSTM, GRU, RNN) for NumPy.",
@@ -25,6 +26,7 @@ for name, model in (
 app.command()(bench)
 app.command()(gradflow)
 app.command()(info)
+app.command()(warmup)
 
 
 def _version(wanted: bool) -> None:

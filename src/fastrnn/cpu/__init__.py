@@ -14,14 +14,15 @@ from fastrnn.arrays import Array
 from fastrnn.cells import Cell
 from fastrnn.cpu import build, pool, products
 from fastrnn.cpu.blocked import row_stride
-from fastrnn.cpu.layout import flat, plain, row_slices, shares
+from fastrnn.cpu.describe import describe
+from fastrnn.cpu.layout import CHUNK_ROWS, flat, plain, row_slices, shares
 from fastrnn.cpu.packed import Packed, Sizes
 from fastrnn.cpu.stepper import Stepper
 from fastrnn.recurrence import Columns, Final, Given, Initial, Run, Weights, Zone
 
-CHUNK_ROWS = 256  # rows (t, b) of one input product: enough to use each panel often, few enough to stay in a cache
-
 THREAD_WORDS = 20_000  # fewer random words are not worth waking a thread for
+
+__all__ = ["cells", "describe", "pack", "random_words", "recur_backward", "recur_forward", "stepper"]
 
 empty = np.empty  # tests replace it by one that fills with NaN
 

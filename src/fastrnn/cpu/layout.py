@@ -12,6 +12,7 @@ from fastrnn import threads
 from fastrnn.arrays import Array
 from fastrnn.recurrence import Zone
 
+CHUNK_ROWS = 256  # rows (t, b) of one input product: enough to use each panel often, few enough to stay in a cache
 THREAD_FLOPS = 4e6  # a thread that is woken for less than this costs more than it brings (about 40 us of work)
 
 
@@ -64,10 +65,14 @@ def columns_of(width: int, block: int, part: int, parts: int) -> tuple[int, int]
     return blocks * part // parts * block, blocks * (part + 1) // parts * block
 
 
+def part_count(total: int, most: int, flops: float) -> int:
+    """Number of threads for `total` rows of so many flops each, dealt out in at most `most` parts."""
+    return int(max(1, min(threads.get_num_threads(), most, total * flops // THREAD_FLOPS)))
+
+
 def row_slices(lengths: Array | None, steps: int, batch: int, flops_per_row: float) -> list[tuple[Array, Array]]:
     """Rows and their lengths for each thread, longest first, dealt out so that each gets an equal share of steps."""
-    total = steps * batch if lengths is None else int(lengths.sum())
-    parts = int(max(1, min(threads.get_num_threads(), batch, total * flops_per_row // THREAD_FLOPS)))
+    parts = part_count(steps * batch if lengths is None else int(lengths.sum()), batch, flops_per_row)
     if lengths is None:
         every = np.full(batch, steps, np.int64)
         return [(np.arange(part, batch, parts, dtype=np.int64), every[part::parts].copy()) for part in range(parts)]

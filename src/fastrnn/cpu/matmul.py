@@ -14,7 +14,7 @@ from fastrnn.cpu.microkernel import MAIN_ROWS, product_rows, unit_block
 from fastrnn.cpu.vector import load, splat, store
 
 SUM_BLOCK = 256  # terms that one chain of sums takes; part of the result's bits
-_ROWS_AT_ONCE = 192  # rows of a product: a block of them stays in the second-level cache while all panels go by
+_ROWS_AT_ONCE = 96  # rows of a product: a block of them stays in the second-level cache while all panels go by
 _CHUNK_BYTES = 196608  # rows packed or read at once: well inside an L2 of 512 KiB
 _PANEL_BYTES = 2097152  # columns packed at once: read from L3 once for each chunk of rows
 

@@ -14,6 +14,7 @@ from fastrnn.arrays import Array, zeroed
 from fastrnn.cells import Cell
 from fastrnn.cuda import kernels, places
 from fastrnn.cuda.backward import recur_backward
+from fastrnn.cuda.describe import describe
 from fastrnn.cuda.forward import Saved, States, allocate, forward_steps, input_product, scratch, set_initial
 from fastrnn.cuda.packed import Packed, pack
 from fastrnn.cuda.products import using, workspace
@@ -21,7 +22,7 @@ from fastrnn.cuda.stepper import Stepper
 from fastrnn.philox import MASK
 from fastrnn.recurrence import Final, Run, Zone
 
-__all__ = ["cells", "pack", "random_words", "recur_backward", "recur_forward", "stepper"]
+__all__ = ["cells", "describe", "pack", "random_words", "recur_backward", "recur_forward", "stepper"]
 
 
 def recur_forward(cell: Cell, packed: Packed, run: Run, save: bool) -> Final:

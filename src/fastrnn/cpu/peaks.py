@@ -22,7 +22,7 @@ TRIES, TRY_SECONDS = 12, 8e-3
 MAIN_MEMORY = 1 << 28  # bytes, beyond every cache
 
 
-@njit(nogil=True)  # type: ignore[untyped-decorator]
+@njit(nogil=True)
 def _multiply_add(a: Any, turns: int) -> Any:
     """CHAINS independent chains of v = v * m + c in registers: enough to cover the latency of two units of 4 cycles."""
     m, c = splat(a, a[0]), splat(a, a[1])
@@ -36,7 +36,7 @@ def _multiply_add(a: Any, turns: int) -> Any:
     return lane_sum(v0 + v1 + v2 + v3 + v4 + v5 + v6 + v7 + v8 + v9 + v10 + v11)
 
 
-@njit(nogil=True)  # type: ignore[untyped-decorator]
+@njit(nogil=True)
 def _read(a: Any, width: int, turns: int) -> Any:
     """Read a flat array from end to end, `turns` times; its size is a multiple of UNROLL * width."""
     s0 = s1 = s2 = s3 = splat(a, a[0])

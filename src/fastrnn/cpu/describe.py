@@ -1,0 +1,50 @@
+"""What the CPU backend would do with one layer: kernel, vectors, blocks, threads. Nothing is compiled for it."""
+
+from __future__ import annotations
+
+from fastrnn.cells import Cell
+from fastrnn.cpu.blocked import FEW_ROWS, K_BLOCK
+from fastrnn.cpu.layout import CHUNK_ROWS, part_count
+from fastrnn.cpu.loop import BLOCKS_AT_ONCE, ROWS_AT_ONCE, TILE_ROWS
+from fastrnn.cpu.microkernel import MAIN_ROWS
+from fastrnn.cpu.vector import vector_bytes
+from fastrnn.recurrence import Loop, Shape
+
+
+def describe(cell: Cell, shape: Shape) -> Loop:
+    """How one layer would run; see fastrnn.recurrence."""
+    G, H, P = len(cell.gates), shape.hidden, shape.projected or shape.hidden
+    lanes = vector_bytes() // shape.itemsize
+    block = 2 * lanes
+    threads = part_count(shape.rows, shape.batch, 2.0 * G * H * (shape.inputs + P))
+    rows = -(-shape.batch // threads)
+    stages = [
+        f"{threads} thread(s) of up to {rows} sequences each, all {shape.longest} steps alone: no barrier",
+        f"vectors of {lanes} {shape.dtype}, blocks of {block} units; {MAIN_ROWS} x {block} sums of {K_BLOCK} terms",
+        f"input product of {CHUNK_ROWS} steps at a time ({ROWS_AT_ONCE} of them to each panel of W)",
+        _step(cell, shape, rows),
+    ]
+    if shape.train:
+        after = "dW, db and dx" if shape.diagonal else "dW, dU, db and dx"
+        more = ", dU in the loop" if shape.diagonal else ""
+        product = "" if shape.diagonal else f" then dh = dah U ({'few rows' if rows <= FEW_ROWS else 'blocked'})"
+        stages += [
+            f"backward: per step the cell's gradients of all units{',' if product else ''}{product}{more}",
+            f"after it {after} as products over {shape.rows} steps, in a fixed order of sums, split over columns",
+        ]
+    return Loop(f"loop.py for `{cell.name}`", True, threads, _why(threads, shape), tuple(stages))
+
+
+def _why(threads: int, shape: Shape) -> str:
+    alone = "one sequence is not split" if shape.batch == 1 else "too little work to wake a second thread"
+    return "compiled for this cell" + (f"; {alone}" if threads == 1 else "")
+
+
+def _step(cell: Cell, shape: Shape, rows: int) -> str:
+    product = "h * u element by element" if shape.diagonal else "product with U"
+    together = BLOCKS_AT_ONCE if rows <= FEW_ROWS and not shape.diagonal else 1
+    units = "a block of units" if together == 1 else f"{together} blocks of units"
+    parts = f"per step, {units} at a time, {min(rows, TILE_ROWS)} rows: {product}, then the gates from a tile in L1"
+    if cell.gated:
+        parts = "per step, the gated state first, whose own product follows; " + parts.removeprefix("per step, ")
+    return parts + (f"; then the projection to {shape.projected}" if shape.projected else "")
