@@ -1,8 +1,15 @@
 // One time step of any cell, forward and backward; the matrix products are done outside, by cuBLAS.
 //
-// Before this file stand three lines that make it one variant: `using Cell = Lstm; using S = float;` (the type of the
-// arrays) and `constexpr int W = 4;` (elements a thread moves at once). A is what is computed in: float, or double for
-// double. The cell state c, its gradient dc, the direct path of dh and the biases are of type A everywhere.
+// Before this file stand four lines that make it one variant: `using Cell = Lstm; using S = float;` (the type of the
+// arrays), `constexpr int W = 4;` (elements a thread moves at once) and `constexpr bool options = false;` (whether it
+// knows a diagonal U, recurrent dropout and zoneout, each of which is then absent where its pointers are null; without,
+// their code is gone). A is what is computed in: float, or double for double. The cell state c, its gradient dc, the
+// direct path of dh, the biases, the unit parameters p, a diagonal U, and the gradients of both are of type A everywhere.
+//
+//   diagonal U          ah = diagonal * seen is taken in the kernel itself, and so is the gated state of a gated cell
+//   recurrent dropout   the products see h_prev * keep and s * keep; keep [B, P] is the same at all steps
+//   zoneout             h = zone_h * h_prev + (1 - zone_h) * h, likewise c, before the projection; rows of the shares
+//                       are zone_row apart, 0 where they are rates for all rows; backward wants the cell's own c and h
 //
 // Who owns what: a thread owns W neighbouring hidden units of a row b, for every array of the step, and strides over
 // the rest; neighbouring threads own neighbouring units, so every access of a warp is one contiguous piece. Each array
@@ -12,7 +19,8 @@
 // Shapes: B, H, P, G, V are batch, hidden, projection, gates, saved values; offsets are 64-bit. "or null" marks what
 // may be absent. ah_last and dah_last: [B, H], the last gate's; apart from the others, [B, G - 1, H], for gated cells,
 // so that each is the operand of a product; for other cells they point into [B, G, H].
-// Bytes moved are given per element (b, u) as multiples of s = sizeof(S) and a = sizeof(A), without lengths and flags.
+// Bytes moved are given per element (b, u) as multiples of s = sizeof(S) and a = sizeof(A), without lengths and flags,
+// and without what is the same in every row: biases, p, a diagonal U, rates.
 #pragma once
 #include "memory.cuh"
 
@@ -25,6 +33,8 @@ using A = Registers<S>::type;
 #define FOR_EACH_UNIT(u, units)                                                                      \
   _Pragma("unroll 1") for (int64 u = W * (blockIdx.x * static_cast<int64>(blockDim.x) + threadIdx.x); u < (units); \
                            u += W * static_cast<int64>(gridDim.x) * blockDim.x)
+static_assert(!(Cell::gated && Cell::separate), "the last gate of a gated cell has no ah of its own");
+
 #define KERNEL extern "C" __global__ void __launch_bounds__(256, 1)
 
 __device__ __forceinline__ bool exists(const int64* lengths, int64 b, int64 t) { return !lengths || t < fetch(lengths + b); }
@@ -40,13 +50,60 @@ template <int N> __device__ __forceinline__ void fill(A (&values)[N], A value) {
   for (int k = 0; k < N; ++k) values[k] = value;
 }
 
+// The factors of what the recurrent product sees.
+__device__ __forceinline__ void load_keep(const S* keep, int64 at, A (&factor)[W]) {
+  fill(factor, A(1));
+  if (options && keep) load<W>(keep + at, factor);
+}
+
+// What the next product sees of h: the numbers that stand in memory, so that a pass may begin anywhere.
+__device__ __forceinline__ void drop(const A (&h)[W], const A (&factor)[W], S* seen) {
+  A out[W];
+  for (int k = 0; k < W; ++k) {
+    S stored;
+    narrow(h[k], stored);
+    out[k] = widen(stored) * factor[k];
+  }
+  store<W>(seen, out);
+}
+
+// Zoneout: what the state becomes.
+__device__ __forceinline__ void mix(const S* share, const A (&old)[W], A (&now)[W]) {
+  A part[W];
+  load<W>(share, part);
+  for (int k = 0; k < W; ++k) now[k] = part[k] * old[k] + (A(1) - part[k]) * now[k];
+}
+
+// Zoneout: the gradient d of the state, divided between the old state and what the cell gave.
+__device__ __forceinline__ void divide(const S* share, A (&d)[W], A (&held)[W]) {
+  A part[W];
+  load<W>(share, part);
+  for (int k = 0; k < W; ++k) held[k] = part[k] * d[k], d[k] = (A(1) - part[k]) * d[k];
+}
+
+// Adds to a sum over the steps, which belongs to this thread.
+__device__ __forceinline__ void accumulate(A* sum, const A (&values)[W]) {
+  A total[W];
+  load<W>(sum, total);
+  for (int k = 0; k < W; ++k) total[k] += values[k];
+  store<W>(sum, total);
+}
+
 // h, c, saved values and y of step t.
 // Moves, per element: s * (2G + V + 2), 2a more with a cell state, s more where h_prev is used (by GRU, and on padding).
+// A diagonal U: s * (G - 1) less, s more where the cell itself does not use h_prev. Dropout: 2s more, with a diagonal U
+// s. Zoneout: s more for h_prev, s for each mask, and for the backward pass a for c, s for h where the cell uses it.
 KERNEL step_forward(
     const S* ax,           // [B, G, H] pre-activations from the input, without bias
     const S* ah,           // [B, G, H] from the recurrent product, without bias
     const S* ah_last,      // [B, H] the last gate's, gated cells only, else null
     const A* bias,         // [G + separate, H] or null; row G is added to the last gate's ah
+    const A* p,            // [N, H], null where N = 0
+    const A* diagonal,     // [G, H] or null; ah and ah_last are null then
+    const S* keep,         // [B, H] or null
+    const S* zone_h,       // rows of H, zone_row apart, or null; null with a projection
+    const S* zone_c,       // likewise, or null
+    int64 zone_row,
     const S* h_prev,       // [B, H], with a projection null
     const A* c_prev,       // [B, H] or null
     const int64* lengths,  // [B] or null
@@ -54,55 +111,83 @@ KERNEL step_forward(
     S* h,                  // [B, H]; with a projection its input, zero on padding
     A* c,                  // [B, H] or null
     S* saved,              // [B, V, H] or null
+    S* seen,               // [B, H] h * keep for the next product; null without keep, with a diagonal U or a projection
+    S* s,                  // [B, H] the gated state as its product sees it, with a diagonal U and if kept, else null
+    S* own_h,              // [B, H] h before zoneout, or null
+    A* own_c,              // [B, H] c before zoneout, or null
     S* y,                  // rows of H, y_row apart; null with a projection
     int64 y_row, int64 t, int64 B, int64 H) {
   FOR_EACH_ROW(b, B) {
     const bool here = exists(lengths, b, t), cleared = is_set(clear, b);
     FOR_EACH_UNIT(u, H) {
       const int64 at = b * H + u;
-      A hp[W], cp[W], h_new[W], c_new[W];
+      A hp[W], cp[W], h_new[W], c_new[W], factor[W];
       fill(hp, A(0)), fill(cp, A(0)), fill(h_new, A(0)), fill(c_new, A(0));
-      if (h_prev && !cleared && (Cell::uses_h_prev || !here)) load<W>(h_prev + at, hp);
+      const bool uses_h_prev = Cell::uses_h_prev || !here || (options && (diagonal || zone_h));
+      if (h_prev && !cleared && uses_h_prev) load<W>(h_prev + at, hp);
+      load_keep(keep, at, factor);
       if (Cell::cell_state && !cleared) load<W>(c_prev + at, cp);
       if (here) {
-        A from_x[Cell::gates][W], from_h[Cell::gates][W], keep[Cell::saved + 1][W];
+        A from_x[Cell::gates][W], from_h[Cell::gates][W], kept[Cell::saved + 1][W], own[Cell::parameters + 1][W];
         for (int g = 0; g < Cell::gates; ++g) {
           A add[W];
           fill(add, A(0)), fill(from_h[g], A(0));
           load<W>(ax + (b * Cell::gates + g) * H + u, from_x[g]);
-          if (!cleared) load<W>(gate_of(ah, ah_last, b, g, H) + u, from_h[g]);
+          const bool of_state = !(Cell::gated && g == Cell::gates - 1);  // which is gone where it was cleared
+          if (!(cleared && of_state) && !(options && diagonal)) load<W>(gate_of(ah, ah_last, b, g, H) + u, from_h[g]);
           if (bias) load<W>(bias + g * H + u, add);
           for (int k = 0; k < W; ++k) from_x[g][k] += add[k];
+        }
+        if (options && diagonal) {
+          for (int g = 0; g < Cell::gates; ++g) {
+            A weight[W], sees[W];
+            load<W>(diagonal + g * H + u, weight);
+            for (int k = 0; k < W; ++k) sees[k] = hp[k] * factor[k];
+            if (Cell::gated && g == Cell::gates - 1) {
+              for (int k = 0; k < W; ++k) sees[k] = Cell::gate(from_x[0][k], from_h[0][k], hp[k]) * factor[k];
+              if (s) store<W>(s + at, sees);
+            }
+            for (int k = 0; k < W; ++k) from_h[g][k] = weight[k] * sees[k];
+          }
         }
         if (Cell::separate && bias) {
           A add[W];
           load<W>(bias + Cell::gates * H + u, add);
           for (int k = 0; k < W; ++k) from_h[Cell::gates - 1][k] += add[k];
         }
+        for (int n = 0; n < Cell::parameters; ++n) load<W>(p + n * H + u, own[n]);
         for (int k = 0; k < W; ++k) {
-          A x[Cell::gates], r[Cell::gates], v[Cell::saved + 1];
+          A x[Cell::gates], r[Cell::gates], v[Cell::saved + 1], q[Cell::parameters + 1];
           for (int g = 0; g < Cell::gates; ++g) x[g] = from_x[g][k], r[g] = from_h[g][k];
-          Cell::forward(x, r, hp[k], cp[k], h_new[k], c_new[k], v);
-          for (int g = 0; g < Cell::saved; ++g) keep[g][k] = v[g];
+          for (int n = 0; n < Cell::parameters; ++n) q[n] = own[n][k];
+          Cell::forward(x, r, hp[k], cp[k], q, h_new[k], c_new[k], v);
+          for (int g = 0; g < Cell::saved; ++g) kept[g][k] = v[g];
         }
         if (saved) {
-          for (int g = 0; g < Cell::saved; ++g) store<W>(saved + (b * Cell::saved + g) * H + u, keep[g]);
+          for (int g = 0; g < Cell::saved; ++g) store<W>(saved + (b * Cell::saved + g) * H + u, kept[g]);
         }
+        if (options && own_h) store<W>(own_h + at, h_new);
+        if (options && own_c) store<W>(own_c + at, c_new);
+        if (options && zone_h) mix(zone_h + b * zone_row + u, hp, h_new);
+        if (options && zone_c) mix(zone_c + b * zone_row + u, cp, c_new);
       }
       if (y) store<W>(y + b * y_row + u, h_new);
       for (int k = 0; k < W && !here; ++k) h_new[k] = hp[k], c_new[k] = cp[k];
       store<W>(h + at, h_new);
       if (Cell::cell_state) store<W>(c + at, c_new);
+      if (options && seen) drop(h_new, factor, seen + at);
     }
   }
 }
 
-// After the projection: the state and y of step t from the product. Moves 3s per element.
+// After the projection: the state and y of step t from the product. Moves 3s per element, with dropout 5s.
 KERNEL project_forward(
     const S* product,      // [B, P]
     const S* h_prev,       // [B, P]
+    const S* keep,         // [B, P] or null
     const int64* lengths,  // [B] or null
     S* h,                  // [B, P]
+    S* seen,               // [B, P] h * keep for the next product, null without keep
     S* y,                  // rows of P, y_row apart
     int64 y_row, int64 t, int64 B, int64 P) {
   FOR_EACH_ROW(b, B) {
@@ -114,19 +199,27 @@ KERNEL project_forward(
       for (int k = 0; k < W && here; ++k) out[k] = state[k];
       store<W>(h + b * P + u, state);
       store<W>(y + b * y_row + u, out);
+      if (options && seen) {
+        A factor[W];
+        load_keep(keep, b * P + u, factor);
+        drop(state, factor, seen + b * P + u);
+      }
     }
   }
 }
 
 // The gradient of h after a step, from all sides: the direct path, the recurrent product of the step that comes later
-// in the sequence's own order (null at its end), and the loss on y (null for none).
+// in the sequence's own order (null at its end, and with a diagonal U, whose product is in the direct path), and the
+// loss on y (null for none).
 __device__ __forceinline__ void arriving(
-    const A* direct, const S* product, const int64* lengths, const bool* clear_later, const S* dy, int64 later,
-    int64 b, int64 at, A (&dh)[W]) {
-  A add[W];
+    const A* direct, const S* product, const S* keep, const int64* lengths, const bool* clear_later, const S* dy,
+    int64 later, int64 b, int64 at, A (&dh)[W]) {
+  A add[W], factor[W];
   load<W>(direct + at, dh);
   if (product && exists(lengths, b, later) && !is_set(clear_later, b)) {
     load<W>(product + at, add);
+    load_keep(keep, at, factor);
+    for (int k = 0; k < W && options; ++k) add[k] *= factor[k];
     for (int k = 0; k < W; ++k) dh[k] += add[k];
   }
   if (dy) {
@@ -137,13 +230,21 @@ __device__ __forceinline__ void arriving(
 
 // Gradients of the pre-activations of step t; the state's gradients move from after the step to before it.
 // Moves, per element: s * (V + G + 2) + 2a; s more for each of h and h_prev that the cell uses, 4a with a cell state (and s with
-// dcells), s * G where `separate`.
+// dcells), s * G where `separate`, 2a * N with unit parameters. A diagonal U: 2a * G more for its gradient, s for
+// h_prev where the cell itself does not use it, s for s, s less for the product. Dropout and zoneout: s for each array.
 KERNEL step_backward(
     const S* saved,           // [B, V, H]
+    const A* p,               // [N, H], null where N = 0
+    const A* diagonal,        // [G, H] or null
+    const S* keep,            // [B, P] or null
+    const S* zone_h,          // as in step_forward
+    const S* zone_c,
+    int64 zone_row,
     const S* h_prev,          // [B, H]
     const A* c_prev,          // [B, H] or null
-    const S* h,               // [B, H]
-    const A* c,               // [B, H] or null
+    const S* s,               // [B, H] the gated state as its product saw it, with a diagonal U only, else null
+    const S* h,               // [B, H] of the cell: before zoneout and projection
+    const A* c,               // [B, H] of the cell: before zoneout; or null
     const int64* lengths,     // [B] or null
     const bool* clear,        // [B] of step t, or null
     const bool* clear_later,  // [B] of step `later`, or null
@@ -151,13 +252,15 @@ KERNEL step_backward(
     int64 dy_row,
     const S* dcells,          // rows of H, dcells_row apart: gradient of c from the loss on it; or null
     int64 dcells_row,
-    const S* product,         // [B, H] dah of step `later` times U; null where there is none
+    const S* product,         // [B, H] dah of step `later` times U; null where there is none, and with a diagonal U
     const S* dm,              // [B, H] gradient of the projection's input; null without a projection
     A* direct,                // [B, H] dh on the direct path; in and out; null with a projection
     A* dc,                    // [B, H] in and out, or null
     S* dax,                   // [B, G, H] where `separate`, else null: dah is dax
     S* dah,                   // [B, G, H]
     S* dah_last,              // [B, H] the last gate's, gated cells only, else null
+    A* dp,                    // [B, N, H] sum over the steps so far, in and out; null where N = 0
+    A* ddiagonal,             // [B, G, H] likewise; null without a diagonal U
     int64 t, int64 later, int64 B, int64 H) {
   FOR_EACH_ROW(b, B) {
     const bool here = exists(lengths, b, t), cleared = is_set(clear, b);
@@ -165,7 +268,8 @@ KERNEL step_backward(
       const int64 at = b * H + u;
       A dh[W], dc_t[W], add[W], gate[Cell::gates][W], last[W], dh_prev[W];
       fill(dh, A(0)), fill(dc_t, A(0)), fill(last, A(0));
-      if (!dm) arriving(direct, product, lengths, clear_later, here && dy ? dy + b * dy_row + u : nullptr, later, b, at, dh);
+      const S* dy_at = here && dy ? dy + b * dy_row + u : nullptr;
+      if (!dm) arriving(direct, product, keep, lengths, clear_later, dy_at, later, b, at, dh);
       if (dm && here) load<W>(dm + at, dh);
       if (Cell::cell_state) load<W>(dc + at, dc_t);
       if (Cell::cell_state && dcells && here) {
@@ -175,21 +279,52 @@ KERNEL step_backward(
       for (int g = 0; g < Cell::gates; ++g) fill(gate[g], A(0));
       for (int k = 0; k < W; ++k) dh_prev[k] = dh[k];
       if (here) {
-        A keep[Cell::saved + 1][W], hp[W], h_t[W], cp[W], c_t[W];
-        fill(hp, A(0)), fill(h_t, A(0)), fill(cp, A(0)), fill(c_t, A(0));
-        for (int g = 0; g < Cell::saved; ++g) load<W>(saved + (b * Cell::saved + g) * H + u, keep[g]);
-        if (Cell::uses_h_prev && !cleared) load<W>(h_prev + at, hp);
+        A kept[Cell::saved + 1][W], own[Cell::parameters + 1][W], dp_t[Cell::parameters + 1][W];
+        A hp[W], h_t[W], cp[W], c_t[W], held_h[W], held_c[W];
+        fill(hp, A(0)), fill(h_t, A(0)), fill(cp, A(0)), fill(c_t, A(0)), fill(held_h, A(0)), fill(held_c, A(0));
+        for (int g = 0; g < Cell::saved; ++g) load<W>(saved + (b * Cell::saved + g) * H + u, kept[g]);
+        for (int n = 0; n < Cell::parameters; ++n) load<W>(p + n * H + u, own[n]);
+        if ((Cell::uses_h_prev || (options && diagonal)) && !cleared) load<W>(h_prev + at, hp);
         if (Cell::uses_h) load<W>(h + at, h_t);
         if (Cell::cell_state && !cleared) load<W>(c_prev + at, cp);
         if (Cell::cell_state) load<W>(c + at, c_t);
+        if (options && zone_h) divide(zone_h + b * zone_row + u, dh, held_h);
+        if (options && zone_c) divide(zone_c + b * zone_row + u, dc_t, held_c);
         for (int k = 0; k < W; ++k) {
-          A v[Cell::saved + 1], da[Cell::gates];
-          for (int g = 0; g < Cell::saved; ++g) v[g] = keep[g][k];
+          A v[Cell::saved + 1], q[Cell::parameters + 1], dq[Cell::parameters + 1], da[Cell::gates];
+          for (int g = 0; g < Cell::saved; ++g) v[g] = kept[g][k];
+          for (int n = 0; n < Cell::parameters; ++n) q[n] = own[n][k];
           for (int g = 0; g < Cell::gates; ++g) da[g] = A(0);
-          Cell::backward(v, hp[k], cp[k], h_t[k], c_t[k], dh[k], dc_t[k], da, last[k], dh_prev[k]);
+          Cell::backward(v, hp[k], cp[k], h_t[k], c_t[k], q, dh[k], dc_t[k], da, last[k], dh_prev[k], dq);
           for (int g = 0; g < Cell::gates; ++g) gate[g][k] = da[g];
-          if (cleared) dh_prev[k] = dc_t[k] = A(0);
+          for (int n = 0; n < Cell::parameters; ++n) dp_t[n][k] = dq[n];
         }
+        for (int n = 0; n < Cell::parameters; ++n) accumulate(dp + (b * Cell::parameters + n) * H + u, dp_t[n]);
+        if (options && diagonal) {  // the last gate first: its gradient makes gate 0's where the cell is gated
+          A factor[W];
+          load_keep(keep, at, factor);
+          for (int g = Cell::gates - 1; g >= 0; --g) {
+            const bool of_gated = Cell::gated && g == Cell::gates - 1, apart = Cell::separate && g == Cell::gates - 1;
+            A weight[W], sees[W], sum[W];
+            load<W>(diagonal + g * H + u, weight);
+            if (of_gated) load<W>(s + at, sees);
+            for (int k = 0; k < W && !of_gated; ++k) sees[k] = hp[k] * factor[k];
+            for (int k = 0; k < W; ++k) {
+              const A da = apart ? last[k] : gate[g][k];
+              A path = da * weight[k] * factor[k];
+              sum[k] = da * sees[k];
+              if (of_gated) {
+                A da_0;
+                Cell::gate_backward(kept[0][k], hp[k], path, da_0, path);
+                gate[0][k] += da_0;
+              }
+              dh_prev[k] += path;
+            }
+            accumulate(ddiagonal + (b * Cell::gates + g) * H + u, sum);
+          }
+        }
+        for (int k = 0; k < W && options; ++k) dh_prev[k] += held_h[k], dc_t[k] += held_c[k];
+        for (int k = 0; k < W && cleared; ++k) dh_prev[k] = dc_t[k] = A(0);
       }
       for (int g = 0; g < Cell::gates; ++g) {
         const bool apart = Cell::separate && g == Cell::gates - 1;
@@ -203,9 +338,10 @@ KERNEL step_backward(
 }
 
 // The gradient of h after step t where a projection made it: dproj, zero on padding, where the direct path keeps it.
-// Moves 3s + 2a per element.
+// Moves 3s + 2a per element, with dropout s more.
 KERNEL project_backward(
     const S* product,         // [B, P] dah of step `later` times U; null where there is none
+    const S* keep,            // [B, P] or null
     const int64* lengths,     // [B] or null
     const bool* clear_later,  // [B] of step `later`, or null
     const S* dy,              // rows of P, dy_row apart, or null
@@ -217,7 +353,8 @@ KERNEL project_backward(
     const bool here = exists(lengths, b, t);
     FOR_EACH_UNIT(u, P) {
       A dh[W], held[W];
-      arriving(direct, product, lengths, clear_later, here && dy ? dy + b * dy_row + u : nullptr, later, b, b * P + u, dh);
+      const S* dy_at = here && dy ? dy + b * dy_row + u : nullptr;
+      arriving(direct, product, keep, lengths, clear_later, dy_at, later, b, b * P + u, dh);
       for (int k = 0; k < W; ++k) held[k] = here ? A(0) : dh[k];
       for (int k = 0; k < W && !here; ++k) dh[k] = A(0);
       store<W>(direct + b * P + u, held);
@@ -226,10 +363,11 @@ KERNEL project_backward(
   }
 }
 
-// The gradient of the initial state: what arrives before the first step. Moves 2s + a per element.
+// The gradient of the initial state: what arrives before the first step. Moves 2s + a per element, with dropout s more.
 KERNEL initial_backward(
     const A* direct,          // [B, P]
     const S* product,         // [B, P] or null
+    const S* keep,            // [B, P] or null
     const int64* lengths,     // [B] or null
     const bool* clear_later,  // [B] of step `later`, the first one, or null
     S* dh0,                   // [B, P]
@@ -237,7 +375,7 @@ KERNEL initial_backward(
   FOR_EACH_ROW(b, B) {
     FOR_EACH_UNIT(u, P) {
       A dh[W];
-      arriving(direct, product, lengths, clear_later, nullptr, later, b, b * P + u, dh);
+      arriving(direct, product, keep, lengths, clear_later, nullptr, later, b, b * P + u, dh);
       store<W>(dh0 + b * P + u, dh);
     }
   }

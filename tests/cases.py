@@ -188,15 +188,9 @@ def option_cases(backend: str, dtype: str) -> Iterator[tuple[str, Case]]:
                 yield name, Case(cell, backend, dtype, **option)
 
 
-CUDA_CELLS = {name: cell for name, cell in CELLS.items() if cell.cuda is not None}
-
-
 def cuda_cases(dtype: str) -> Iterator[tuple[str, Case]]:
     """As option_cases, for the CUDA backend: what it refuses is tested in test_bad_input."""
-    for name, case in option_cases("cuda", dtype):
-        refused = case.zoneout or case.recurrent_dropout or case.layer_norm or case.recurrent == "diagonal"
-        if case.cell in CUDA_CELLS and not refused:
-            yield name, case
+    return ((name, case) for name, case in option_cases("cuda", dtype) if not case.layer_norm)
 
 
 @dataclass(frozen=True)

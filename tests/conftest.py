@@ -21,6 +21,19 @@ import leaky_lstm  # noqa: E402, F401
 import minimal_gated_unit  # noqa: E402, F401
 
 
+@pytest.fixture
+def registry() -> Iterator[None]:
+    """Take back what a test registers."""
+    from fastrnn import layers
+    from fastrnn.cells import CELLS
+
+    cells, kinds = dict(CELLS), dict(layers.LAYERS)
+    yield
+    for mapping, before in ((CELLS, cells), (layers.LAYERS, kinds)):
+        mapping.clear()
+        mapping.update(before)
+
+
 @pytest.fixture(scope="module")
 def cupy(pytestconfig: pytest.Config) -> Iterator[ModuleType]:
     """The stand-in for CuPy, installed as `cupy`, with every CUDA kernel compiled for this processor."""

@@ -4,15 +4,18 @@ It is stricter than NumPy wherever CuPy is: arrays of the two do not mix, a bool
 for the device (and are counted, see `waits`), `empty` is NaN, and a product writes only where cuBLAS could.
 
 A capture runs nothing; it records kernels, products and assignments with the addresses of their arrays. A replay works
-on these addresses and fails where their memory has been freed. While capturing, nothing may allocate or wait, and no
-kernel or product may run for the first time.
+on these addresses and fails where their memory has been freed. While capturing, nothing may allocate or wait, no
+kernel or product may run for the first time, and no product may work in the workspace of a thread's cuBLAS handle.
+
+What is done to an array is done on the current stream. Two streams that touch one array, one of them writing, fail
+unless an event orders them. Nothing runs later than it is called, so it is the order that is checked, not the values.
 """
 
 import ctypes
 import importlib.machinery
 import sys
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -27,12 +30,37 @@ seed = 0  # of the next launch; every launch takes the next one
 
 
 _memory: dict[int, "weakref.ref[np.ndarray]"] = {}  # all arrays that own memory of the device
+_writers: dict[int, tuple["Stream", int]] = {}  # of each of them: who wrote last, and when on its own clock
+_readers: dict[int, dict["Stream", int]] = {}  # and who has read since
 
 
 def _owner(array: np.ndarray) -> np.ndarray:
     while isinstance(array.base, np.ndarray):
         array = array.base
     return array
+
+
+def _forget(key: int) -> None:
+    for known in (_memory, _writers, _readers):
+        known.pop(key, None)
+
+
+def _uses(reads: Iterable[np.ndarray], writes: Iterable[np.ndarray]) -> None:
+    """Note what the current stream does to the memory of these arrays, and fail if it comes too early."""
+    now = _streams[-1]
+    if now.recorded is not None:
+        return  # nothing happens before the graph is launched
+    now.time += 1
+    for array in writes:
+        key = id(_owner(array))
+        for stream, time in [*_readers.pop(key, {}).items(), *filter(None, [_writers.get(key)])]:
+            assert stream.reached(now, time), "race between streams: one writes what another reads or writes"
+        _writers[key] = now, now.time
+    for array in reads:
+        key = id(_owner(array))
+        stream, time = _writers.get(key, (now, 0))
+        assert stream.reached(now, time), "race between streams: one reads what another writes"
+        _readers.setdefault(key, {})[now] = now.time
 
 
 class ndarray:  # noqa: N801
@@ -46,7 +74,8 @@ class ndarray:  # noqa: N801
         self._host = host
         owner = _owner(host)
         key = id(owner)
-        _memory[key] = weakref.ref(owner, lambda _: _memory.pop(key, None))
+        if key not in _memory:
+            _memory[key] = weakref.ref(owner, lambda _: _forget(key))
 
     shape, dtype, ndim, size, strides, itemsize, nbytes, flags = (
         property(lambda self, name=name: getattr(self._host, name))
@@ -71,9 +100,10 @@ class ndarray:  # noqa: N801
         part, value = self._host[_index(index)] if _basic(index) else None, _plain(value)
         if part is None or (np.ndim(part) == 0 and not isinstance(part, np.ndarray)):
             assert _recording() is None
+            _uses((), (self._host,))
             self._host[_index(index)] = value
         else:
-            _run("copy", np.copyto, part, value, "unsafe")
+            _run("copy", np.copyto, (0,), part, value, "unsafe")
 
     def __bool__(self) -> bool:
         _wait("truth value")
@@ -84,7 +114,12 @@ class ndarray:  # noqa: N801
 
 
 def _method(name: str) -> Callable[..., Any]:
+    moves_nothing = name in ("reshape", "swapaxes", "transpose", "view")
+    in_place = name == "fill" or (name.startswith("__i") and name != "__invert__")
+
     def method(self: ndarray, *args: Any, **kwargs: Any) -> Any:
+        if not moves_nothing:
+            _uses((self._host,), (self._host,) if in_place else ())
         return _wrap(getattr(self._host, name)(*map(_plain, args), **{k: _plain(v) for k, v in kwargs.items()}))
 
     return method
@@ -118,6 +153,8 @@ def _wrap(value: Any) -> Any:
     if isinstance(value, (np.ndarray, np.generic)):
         array = np.asarray(value)
         assert _recording() is None or array.base is not None, "allocated during a capture"
+        if array.base is None:
+            _uses((), (array,))
         return ndarray(array)
     return value
 
@@ -128,7 +165,10 @@ def _plain(value: Any) -> Any:
         return type(value)(map(_plain, value))
     if isinstance(value, np.ndarray):
         raise TypeError(f"Unsupported type {type(value)}")
-    return value._host if isinstance(value, ndarray) else value
+    if isinstance(value, ndarray):
+        _uses((value._host,), ())
+        return value._host
+    return value
 
 
 def _parts(index: Any) -> tuple[Any, ...]:
@@ -159,7 +199,7 @@ def _basic(index: Any) -> bool:
 def empty(shape: Any, dtype: Any = float) -> ndarray:
     assert _recording() is None, "allocated during a capture"
     host = np.empty(shape, dtype)
-    host.reshape(-1).view(np.uint8)[...] = 0xFF  # NaN, or an absurd integer
+    host.reshape(-1).view(np.uint8)[: 1 << 20] = 0xFF  # NaN, or an absurd integer; of a workspace its beginning only
     return ndarray(host)
 
 
@@ -177,6 +217,7 @@ def asarray(value: Any) -> ndarray:
 
 def asnumpy(value: ndarray) -> np.ndarray:
     _wait("copy to the host")
+    _uses((value._host,), ())
     return value._host.copy()
 
 
@@ -197,6 +238,7 @@ def matmul(a: ndarray, b: ndarray, out: ndarray | None = None) -> ndarray:
     assert out.dtype == a.dtype
     assert out.shape == shape, f"{out.shape}, expected {shape}"
     assert out._host.flags.c_contiguous, "CuPy would write to a copy first"
+    _uses((a._host, b._host), (out._host,))
     _multiply(a._host, b._host, out._host)
     return out
 
@@ -207,9 +249,31 @@ CUDA_TYPES = {0: "float32", 1: "float64", 2: "float16", 14: "bfloat16"}
 class Cublas:
     """libcublas, as ctypes calls it: addresses and numbers, matrices by columns."""
 
+    workspace: np.ndarray | None = None  # the handle's; None is cuBLAS's own
+    math_mode = 0
+
+    def cublasGetMathMode(self, handle: int, address: int) -> int:
+        assert handle == Device.cublas_handle
+        ctypes.c_int.from_address(address).value = Cublas.math_mode
+        return 0
+
+    def cublasSetMathMode(self, handle: int, mode: int) -> int:
+        assert handle == Device.cublas_handle
+        Cublas.math_mode = mode
+        return 0
+
     def cublasSetStream_v2(self, handle: int, stream: int) -> int:
         assert handle == Device.cublas_handle
         assert stream == _streams[-1].ptr
+        Cublas.workspace = None  # always, says its documentation
+        return 0
+
+    def cublasSetWorkspace_v2(self, handle: int, address: int, size: int) -> int:
+        assert handle == Device.cublas_handle
+        assert size >= 16 << 10, "with less some functions fail"
+        Cublas.workspace = _columns(address, np.dtype(np.uint8), (size, 1), size)
+        beginning = _owner(Cublas.workspace).ctypes.data
+        assert address == beginning, "cuBLAS wants a multiple of 256, and only the beginning of an array is one"
         return 0
 
     def cublasGemmEx(
@@ -217,6 +281,7 @@ class Cublas:
         b: int, b_type: int, ldb: int, beta: int, c: int, c_type: int, ldc: int, compute: int, algorithm: int,
     ) -> int:  # fmt: skip
         assert (handle, algorithm) == (Device.cublas_handle, -1)
+        assert self.math_mode == 16, "sums may be rounded to the dtype of the arrays, or products to tf32"
         assert min(m, n, k) >= 1
         assert a_type == b_type == c_type
         kind, number = (70, ctypes.c_double) if a_type == 1 else (68, ctypes.c_float)
@@ -229,7 +294,8 @@ class Cublas:
         left, right = left.T if turn_a else left, right.T if turn_b else right
         assert not any(np.may_share_memory(out, operand) for operand in (left, right))
         what = f"product {dtype} {left.shape} {left.strides} {right.shape} {right.strides}"
-        _run(what, _multiply, left, right, out)
+        assert _recording() is None or self.workspace is not None, "a graph with the workspace of a thread's handle"
+        _run(what, _multiply, (2, 3), left, right, out, self.workspace)
         return 0
 
 
@@ -246,7 +312,9 @@ def _columns(address: int, dtype: np.dtype, shape: tuple[int, int], lead: int) -
     raise AssertionError("a product with memory that no array has")
 
 
-def _multiply(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
+def _multiply(a: np.ndarray, b: np.ndarray, out: np.ndarray, workspace: np.ndarray | None = None) -> None:
+    if workspace is not None:
+        workspace[: 16 << 10] = 0xFF
     compute = np.promote_types(a.dtype, np.float32) if a.dtype.name != "bfloat16" else np.dtype(np.float32)
     out[...] = (a.astype(compute) @ b.astype(compute)).astype(a.dtype)
 
@@ -260,7 +328,8 @@ class RawKernel:
     def __call__(self, grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...]) -> None:
         launches.append(self._kernel.name)
         arrays = [arg._host if isinstance(arg, ndarray) else arg for arg in args]
-        _run(f"kernel {id(self._kernel)}", self._start, grid, block, *arrays)
+        written = [2 + k for k, parameter in enumerate(self._kernel.parameters) if parameter[0] == "*"]
+        _run(f"kernel {id(self._kernel)}", self._start, written, grid, block, *arrays)
 
     def _start(self, grid: tuple[int, ...], block: tuple[int, ...], *args: Any) -> None:
         global seed
@@ -289,31 +358,61 @@ class _Address:
         self._low, self._high = np.lib.array_utils.byte_bounds(array)
         self._shape, self._dtype, self._strides = array.shape, array.dtype, array.strides
 
+    def owner(self) -> np.ndarray:
+        owner = self._owner()
+        assert owner is not None, "a graph was launched on memory that has been freed"
+        return owner
+
     def array(self) -> np.ndarray:
-        assert self._owner() is not None, "a graph was launched on memory that has been freed"
         memory = (ctypes.c_char * (self._high - self._low)).from_address(self._low)
         return np.ndarray(self._shape, self._dtype, memory, self._at - self._low, self._strides)
+
+
+Recorded = list[tuple[Callable[..., None], Iterable[int], list[Any]]]
 
 
 class Graph:
     """What was captured."""
 
-    def __init__(self, recorded: list[tuple[Callable[..., None], list[Any]]]) -> None:
+    def __init__(self, recorded: Recorded) -> None:
         self._recorded = recorded
 
     def launch(self) -> None:
         assert _recording() is None, "a graph launched during a capture"
         replays.append(len(self._recorded))
-        for function, args in self._recorded:
-            function(*(arg.array() if isinstance(arg, _Address) else arg for arg in args))
+        for function, written, args in self._recorded:
+            owners = [arg.owner() if isinstance(arg, _Address) else None for arg in args]
+            _do(function, written, [arg.array() if isinstance(arg, _Address) else arg for arg in args], owners)
+
+
+class Event:
+    """A point on a stream."""
+
+    def __init__(self, disable_timing: bool = False) -> None:
+        self.passed: dict[Stream, int] = {}
+
+    def record(self, stream: "Stream") -> None:
+        assert stream.recorded is None, "an event of a capture is no point in time"
+        self.passed = {**stream.passed, stream: stream.time}
 
 
 class Stream:
-    """A stream; in a `with` block the current one."""
+    """A stream that waits for no other but by events; in a `with` block the current one."""
 
     def __init__(self, non_blocking: bool = False) -> None:
-        self.recorded: list[tuple[Callable[..., None], list[Any]]] | None = None
+        self.recorded: Recorded | None = None
         self.ptr = id(self) if non_blocking else 0
+        self.time = 0
+        self.passed: dict[Stream, int] = {}  # how far it has waited for others
+
+    def reached(self, by: "Stream", time: int) -> bool:
+        """Whether a time on this stream has passed for another one."""
+        return by is self or by.passed.get(self, 0) >= time
+
+    def wait_event(self, event: Event) -> None:
+        assert self.recorded is None, "a capture waits for what is not in it"
+        for stream, time in event.passed.items():
+            self.passed[stream] = max(time, self.passed.get(stream, 0))
 
     def __enter__(self) -> "Stream":
         _streams.append(self)
@@ -340,7 +439,7 @@ _streams = [Stream()]
 _warm: set[str] = set()  # kernels and products that have run
 
 
-def _recording() -> list[tuple[Callable[..., None], list[Any]]] | None:
+def _recording() -> Recorded | None:
     return _streams[-1].recorded
 
 
@@ -349,15 +448,21 @@ def _wait(what: str) -> None:
     waits.append(what)
 
 
-def _run(what: str, function: Callable[..., None], *args: Any) -> None:
-    """Do something on the device, or record it."""
+def _run(what: str, function: Callable[..., None], written: Iterable[int], *args: Any) -> None:
+    """Do something on the device that writes to these of its arguments, or record it."""
     recorded = _recording()
     if recorded is None:
         _warm.add(what)
-        function(*args)
+        _do(function, written, args, args)
     else:
         assert what in _warm, f"{what}: the first of its kind comes during a capture"
-        recorded.append((function, [_Address(arg) if isinstance(arg, np.ndarray) else arg for arg in args]))
+        recorded.append((function, written, [_Address(arg) if isinstance(arg, np.ndarray) else arg for arg in args]))
+
+
+def _do(function: Callable[..., None], written: Iterable[int], args: Iterable[Any], owners: Iterable[Any]) -> None:
+    memory = [(k, owner) for k, owner in enumerate(owners) if isinstance(owner, np.ndarray)]
+    _uses([a for k, a in memory if k not in written], [a for k, a in memory if k in written])
+    function(*args)
 
 
 class Device:
@@ -378,7 +483,7 @@ class Device:
 
 
 cuda = SimpleNamespace(
-    Device=Device, Stream=Stream, get_current_stream=lambda: _streams[-1],
+    Device=Device, Event=Event, Stream=Stream, get_current_stream=lambda device=0: _streams[-1],
     runtime=SimpleNamespace(getDeviceCount=lambda: 1),
 )  # fmt: skip
 

@@ -12,7 +12,10 @@ from typing import Any
 import numpy as np
 
 ROOT = Path(__file__).parent.parent
-ENTRY = re.compile(r'^(?:extern "C" __global__ void|KERNEL) (?:__launch_bounds__\(\d+\) )?(\w+)\(', re.MULTILINE)
+ENTRY = re.compile(
+    r'^(?:extern "C" __global__ void|KERNEL) (?:__cluster_dims__\(([^()]*)\) )?(?:__launch_bounds__\(\d+\) )?(\w+)\(',
+    re.MULTILINE,
+)
 DTYPES = {
     "f": "float32", "d": "float64", "e": "float16", "E": "bfloat16", "?": "bool", "i": "int32", "q": "int64",
     "I": "uint32", "Q": "uint64",
@@ -77,7 +80,7 @@ class Compiler:
 
     @staticmethod
     def _complete(code: str) -> str:
-        entries = "".join(f"HOST_ENTRY({name})\n" for name in ENTRY.findall(code))
+        entries = "".join(f"HOST_ENTRY({name}, {cluster})\n" for cluster, name in ENTRY.findall(code))
         return f'#define FASTRNN_HOST\n#include "cuda.hpp"\n// SOURCE\n{code}// ENTRIES\n{entries}'
 
     @staticmethod
@@ -96,6 +99,9 @@ class Kernel:
         signature.restype = ctypes.c_char_p
         self.name = name
         self.parameters = re.findall(r"[*& ].", signature().decode())
+        cluster = getattr(library, f"{name}_cluster")
+        cluster.restype = ctypes.POINTER(ctypes.c_uint * 3)
+        self._cluster = cluster()
         self._call, self._launch = getattr(library, f"{name}_call"), compiler.scheduler()
         self._library = library
 
@@ -106,6 +112,9 @@ class Kernel:
         assert all(1 <= n <= limit for n, limit in zip(grid, (2**31 - 1, 65535, 65535), strict=True)), grid
         assert all(n >= 1 for n in block), block
         assert np.prod(block) <= 1024, block
+        cluster = list(self._cluster.contents)
+        assert np.prod(cluster) <= 16, f"a cluster of {cluster}"
+        assert not any(n % size for n, size in zip(grid, cluster, strict=True)), f"{grid} in clusters of {cluster}"
         assert len(args) == len(self.parameters), f"{self.name}: {len(args)} arguments for {len(self.parameters)}"
         values, spans = [], []
         for k, (arg, parameter) in enumerate(zip(args, self.parameters, strict=True)):
@@ -116,7 +125,8 @@ class Kernel:
         arrays = np.array(_merged(spans), np.uintp).reshape(-1)
         error = self._launch(
             self._call, pointers, np.array(grid, np.uint32).ctypes, np.array(block, np.uint32).ctypes,
-            ctypes.c_size_t(shared_bytes), ctypes.c_uint64(seed), arrays.ctypes, ctypes.c_size_t(arrays.size // 2),
+            self._cluster, ctypes.c_size_t(shared_bytes), ctypes.c_uint64(seed), arrays.ctypes,
+            ctypes.c_size_t(arrays.size // 2),
         )  # fmt: skip
         if error is not None:
             raise KernelError(f"{self.name}: {error.decode()}")

@@ -41,10 +41,26 @@ def knows(chip: str) -> bool:
 
 
 def compile_for(chip: str, code: str, options: tuple[str, ...]) -> dict[str, Usage]:
-    """Compile a source to machine code, as CuPy would; return what each kernel needs, by name.
+    """Compile a source to machine code, as CuPy would; return what each kernel needs, by name."""
+    log, cubin, _ = _compile(chip, code, options)
+    sizes = _code_sizes(cubin)
+    return {
+        found["name"]: Usage(
+            int(found["registers"]), int(found["shared"] or 0), int(found["stores"]) + int(found["loads"]),
+            int(found["stack"]), sizes[found["name"]],
+        )
+        for found in REPORT.finditer(log)
+    }  # fmt: skip
 
-    Raises NVRTC's error, with its log, where the source does not compile.
-    """
+
+def ptx_of(kernel: str, chip: str, code: str, options: tuple[str, ...]) -> str:
+    """The instructions of one kernel, before they are made those of the chip."""
+    text = _compile(chip, code, options)[2]
+    return text.split(f".entry {kernel}(")[1].partition(".entry ")[0]
+
+
+def _compile(chip: str, code: str, options: tuple[str, ...]) -> tuple[str, bytes, str]:
+    """The compiler's log, the machine code and the PTX; raises NVRTC's error, with its log."""
     from cupy_backends.cuda.libs import nvrtc
 
     program = nvrtc.createProgram(code, "fastrnn.cu", (), ())
@@ -54,17 +70,10 @@ def compile_for(chip: str, code: str, options: tuple[str, ...]) -> dict[str, Usa
             nvrtc.compileProgram(program, flags)
         except nvrtc.NVRTCError as error:
             raise RuntimeError(f"{chip}: {error}\n{nvrtc.getProgramLog(program)}") from error
-        log, cubin = nvrtc.getProgramLog(program), nvrtc.getCUBIN(program)
+        ptx = nvrtc.getPTX(program)
+        return nvrtc.getProgramLog(program), nvrtc.getCUBIN(program), ptx if isinstance(ptx, str) else ptx.decode()
     finally:
         nvrtc.destroyProgram(program)
-    sizes = _code_sizes(cubin)
-    return {
-        found["name"]: Usage(
-            int(found["registers"]), int(found["shared"] or 0), int(found["stores"]) + int(found["loads"]),
-            int(found["stack"]), sizes[found["name"]],
-        )
-        for found in REPORT.finditer(log)
-    }  # fmt: skip
 
 
 def _code_sizes(cubin: bytes) -> dict[str, int]:

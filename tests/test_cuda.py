@@ -7,6 +7,7 @@ given, an argument of a wrong type and a hidden wait for the device fail.
 
 import inspect
 from dataclasses import replace
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -15,8 +16,9 @@ import host_kernels
 import ml_dtypes  # noqa: F401  # gives NumPy bfloat16
 import numpy as np
 import pytest
+import test_properties
 from cases import (
-    CUDA_CELLS,
+    CELLS,
     DTYPES,
     FUNCTIONS,
     Case,
@@ -77,14 +79,14 @@ def evaluate_on_device(case: Case, problem: Problem, layer: Any = None) -> dict[
 SIZES = [(1, 2, 5, 1), (2, 33, 1, 7), (7, 3, 33, 33), (2, 1, 5, 257), (5, 5, 4, 64)]
 CASES = [
     *(case for dtype in DTYPES for _, case in cuda_cases(dtype)),
-    *(
-        Case(cell, "cuda", dtype, *size, seed=k)
-        for dtype in DTYPES
-        for cell in CUDA_CELLS
-        for k, size in enumerate(SIZES)
-    ),
+    *(Case(cell, "cuda", dtype, *size, seed=k) for dtype in DTYPES for cell in CELLS for k, size in enumerate(SIZES)),
 ]
-SOME = ("plain", "everything", "projection-everything", "reset-lengths-bidirectional")
+SOME = (
+    "plain", "everything", "projection-everything", "reset-lengths-bidirectional", "diagonal-regularised",
+    "zoneout-training",
+)  # fmt: skip
+REGULARISED: dict[str, Any] = {"zoneout": 0.3, "recurrent_dropout": 0.3, "training": True}
+DIAGONAL: dict[str, Any] = {"recurrent": "diagonal", "zoneout": 0.2}
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -113,7 +115,7 @@ def test_16_bit_types_agree_with_the_reference(case: Case, cupy: ModuleType) -> 
 )
 @pytest.mark.usefixtures("whole_vectors")
 def test_whole_vectors_have_the_bits_of_single_elements(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fastrnn.cuda import kernels
+    from fastrnn.cuda import kernels, places
 
     loaded: list[int] = []
     load = kernels._load
@@ -123,6 +125,7 @@ def test_whole_vectors_have_the_bits_of_single_elements(case: Case, monkeypatch:
     got = evaluate_on_device(case, problem, layer)
     assert min(loaded) > 1
     monkeypatch.setattr(kernels, "WIDE_ELEMENTS", 1 << 18)
+    places.forget()  # which remember the width that they were run with
     loaded.clear()
     want = evaluate_on_device(case, problem, layer)
     assert max(loaded) == 1
@@ -138,7 +141,7 @@ def test_rows_that_are_no_whole_vectors_are_taken_one_by_one() -> None:
     assert_results(case, problem, evaluate_on_device(case, problem), expected(case, problem))
 
 
-@pytest.mark.parametrize("cell", CUDA_CELLS)
+@pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize(("T", "B"), [(0, 3), (4, 0)])
 def test_nothing_to_do(cell: str, T: int, B: int, cupy: ModuleType) -> None:
     case = Case(cell, "cuda", T=T, B=B, bidirectional=True)
@@ -146,9 +149,10 @@ def test_nothing_to_do(cell: str, T: int, B: int, cupy: ModuleType) -> None:
     assert_results(case, problem, evaluate_on_device(case, problem), expected(case, problem))
 
 
-@pytest.mark.parametrize("cell", CUDA_CELLS)
-def test_a_call_that_saves_nothing_has_the_same_bits(cell: str, cupy: ModuleType) -> None:
-    case = Case(cell, "cuda", T=6, lengths="random", reset="random", bidirectional=True, num_layers=2)
+@pytest.mark.parametrize("options", [{}, {"zoneout": 0.3}, DIAGONAL], ids=str)
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_call_that_saves_nothing_has_the_same_bits(cell: str, options: Any, cupy: ModuleType) -> None:
+    case = Case(cell, "cuda", T=6, lengths="random", reset="random", bidirectional=True, num_layers=2, **options)
     layer, problem = make_layer(case, device="cuda:0"), on_device(draw(case))
     y, state = layer(problem.x, problem.state, lengths=problem.lengths, reset=problem.reset)
     saving = layer.forward(problem.x, problem.state, lengths=problem.lengths, reset=problem.reset)
@@ -157,24 +161,32 @@ def test_a_call_that_saves_nothing_has_the_same_bits(cell: str, cupy: ModuleType
         assert_same_bits(name, value._host, by_name(case, saving.state)[name]._host)
 
 
-def test_padding_reaches_nothing(cupy: ModuleType) -> None:
-    for cell in CUDA_CELLS:
-        case = Case(cell, "cuda", T=6, B=4, lengths="random", bidirectional=True)
+@pytest.mark.parametrize("options", [{}, REGULARISED, {**REGULARISED, **DIAGONAL}], ids=str)
+def test_padding_reaches_nothing(options: Any, cupy: ModuleType) -> None:
+    for cell in CELLS:
+        case = Case(cell, "cuda", T=6, B=4, lengths="random", bidirectional=True, **options)
         problem, layer = draw(case), make_layer(case, device="cuda:0")
         want = evaluate_on_device(case, problem, layer)
         assert problem.lengths is not None
         padding = np.arange(case.T)[:, None] >= problem.lengths
         for array in (problem.x, problem.d_output, *(problem.d_cells or [])):
             array[padding] = np.nan
+        for part in problem.state if case.cell_state else [problem.state]:
+            part[:, problem.lengths == 0] = np.nan  # the state of an empty sequence
+        for name in ("h_n", "c_n") if case.cell_state else ("h_n",):
+            want[name][:, problem.lengths == 0] = np.nan
         for name, value in evaluate_on_device(case, problem, layer).items():
             assert_same_bits(name, value, want[name])
 
 
-def test_backward_is_pure(cupy: ModuleType) -> None:
-    for cell in CUDA_CELLS:
-        case = Case(cell, "cuda", reset="random", num_layers=2)
+@pytest.mark.parametrize("options", [{}, REGULARISED, {**REGULARISED, **DIAGONAL}], ids=str)
+def test_backward_is_pure(options: Any, cupy: ModuleType) -> None:
+    for cell in CELLS:
+        case = Case(cell, "cuda", reset="random", num_layers=2, **options)
         problem = on_device(draw(case))
-        y, _, backward = make_layer(case, device="cuda:0").forward(problem.x, problem.state, reset=problem.reset)
+        y, _, backward = make_layer(case, device="cuda:0").forward(
+            problem.x, problem.state, reset=problem.reset, training=case.training
+        )
         first = backward(problem.d_output, problem.d_state)
         y[...] = 7  # what the layer handed out belongs to the caller
         second = backward(problem.d_output, problem.d_state)
@@ -183,10 +195,13 @@ def test_backward_is_pure(cupy: ModuleType) -> None:
             assert_same_bits(name, second.params[name]._host, value._host)
 
 
+@pytest.mark.parametrize("options", [{}, {"zoneout": 0.3}, {"projected": True, "zoneout": 0.3}, DIAGONAL], ids=str)
 @pytest.mark.parametrize("dtype", [*DTYPES, "float16"])
-@pytest.mark.parametrize("cell", CUDA_CELLS)
-def test_a_stream_equals_the_whole_sequence(cell: str, dtype: str, cupy: ModuleType) -> None:
-    case = Case(cell, "cuda", dtype, T=6, num_layers=2, proj_size=3 if CUDA_CELLS[cell].cell_state else 0)
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_stream_equals_the_whole_sequence(cell: str, dtype: str, options: Any, cupy: ModuleType) -> None:
+    others = {name: value for name, value in options.items() if name != "projected"}
+    projected = "projected" in options and CELLS[cell].cell_state
+    case = Case(cell, "cuda", dtype, T=6, num_layers=2, proj_size=3 if projected else 0, **others)
     layer, problem = make_layer(case, device="cuda:0"), on_device(draw(case))
     y, state = layer(problem.x, problem.state)
     with layer.stream(case.B) as stream:
@@ -217,6 +232,28 @@ def test_launches_per_step(cupy: ModuleType) -> None:
     cupy_standin.launches.clear()
     backward(problem.d_output, problem.d_state)
     assert cupy_standin.launches == ["step_backward"] * 7 + ["initial_backward"]
+
+
+@pytest.mark.parametrize("cell", ["lstm_peephole", "gru", "gru_reset_before"])
+def test_a_diagonal_needs_no_product_in_the_loop(cell: str, cupy: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fastrnn.cuda import backward, forward
+
+    products: list[Any] = []
+    for module in (backward, forward):
+        own = module.multiply
+        monkeypatch.setattr(module, "multiply", lambda *a, own=own, **k: products.append(a) or own(*a, **k))
+    case = Case(cell, "cuda", T=7, **REGULARISED, recurrent="diagonal")
+    layer, problem = make_layer(case, device="cuda:0"), on_device(draw(case))
+    cupy_standin.launches.clear()
+    back = layer.forward(problem.x, problem.state, training=True).backward
+    assert len(products) == 1  # of the input
+    back(problem.d_output, problem.d_state)
+    assert len(products) == 1
+    loops = [name for name in cupy_standin.launches if name != "random_words"]
+    assert loops == ["step_forward"] * 7 + ["step_backward"] * 7 + ["initial_backward"]
+    told = fastrnn.plan(layer, 7, 3, training=True).explain()
+    assert "per step the gates and all options in one fused kernel" in told
+    assert "dU in the loop" in told
 
 
 def test_the_standin_is_as_strict_as_cupy(cupy: ModuleType) -> None:
@@ -281,31 +318,80 @@ def test_arrays_and_layers_must_be_on_the_same_device(cupy: ModuleType) -> None:
         fastrnn.GRU(3, 4, seed=0, device="cuda:0", dtype="float16").to("cpu")
 
 
-@pytest.mark.parametrize(
-    "options", [{"peephole": True}, {"recurrent": "diagonal"}, {"zoneout": (0.0, 0.1)}, {"recurrent_dropout": 0.5}],
-    ids=str,
-)  # fmt: skip
-def test_what_the_gpu_does_not_have_is_refused_by_name(options: Any, cupy: ModuleType) -> None:
-    name = next(iter(options))
-    with pytest.raises(ValueError, match=f"{name}: expected .*, the only value on a GPU in this version, got "):
-        fastrnn.LSTM(3, 4, seed=0, device="cuda:0", **options)
-    layer = fastrnn.LSTM(3, 4, seed=0, **options)
-    with pytest.raises(ValueError, match=f"{name}: expected"):
-        layer.to("cuda:0")
-    assert layer.device == "cpu"
-    layer(np.zeros((2, 1, 3), np.float32))  # as before
-
-
-def test_a_cell_without_a_cuda_rendering_is_refused_by_name(cupy: ModuleType) -> None:
-    from minimal_gated_unit import MGU
-
-    layer, x = MGU(3, 4, seed=0, device="cuda:0"), cupy.ones((2, 1, 3), "float32")
-    with pytest.raises(
-        ValueError, match=f"cell: expected one with a CUDA rendering .*, got '{layer._network.cell.name}'"
-    ):
-        layer(x)
+def test_a_cell_without_a_cuda_rendering_is_refused_by_name(cupy: ModuleType, registry: None) -> None:
+    layer = fastrnn.register(replace(CELLS["mgu"], name="bare", cuda=None))(3, 4, seed=0, device="cuda:0")
+    x = cupy.ones((2, 1, 3), "float32")
+    for call in (lambda: layer(x), lambda: layer.forward(x), lambda: layer.stream()):
+        with pytest.raises(ValueError, match=r"cell: expected one with a CUDA rendering .*, got 'bare'"):
+            call()
     with fastrnn.use_backend("reference"):
         assert layer(x)[0].shape == (2, 1, 4)
+
+
+def test_a_separate_gate_must_be_the_last_one(cupy: ModuleType, registry: None) -> None:
+    x = cupy.ones((2, 1, 3), "float32")
+    for name, options in (("first", {"separate": ("r",)}), ("both", {"gated": CELLS["gru_reset_before"].gated})):
+        layer = fastrnn.register(replace(CELLS["gru"], name=name, **options))(3, 4, seed=0, device="cuda:0")
+        with pytest.raises(ValueError, match=f"cell: expected no separate gate but the last, .* of '{name}'"):
+            layer(x)
+
+
+def test_a_struct_that_is_not_the_registered_cell_does_not_compile(
+    cupy: ModuleType, registry: None, tmp_path: Path
+) -> None:
+    from fastrnn.cuda import source
+
+    wrong = {"saved": 3, "unit_parameters": 1, "uses_h": True, "cell_state": True, "gates": ("f",)}
+    for option, value in wrong.items():
+        fastrnn.register(replace(CELLS["mgu"], name=f"with_{option}", **{option: value}))
+        code = source.assemble(source.Variant(f"with_{option}", "float32", 1))
+        told = {"unit_parameters": "parameters"}.get(option, option)
+        (tmp_path / option).mkdir()
+        with pytest.raises(RuntimeError, match=f"with_{option}: {told}: expected .*, as registered"):
+            host_kernels.Compiler(tmp_path / option).build([code])
+
+
+def test_another_struct_is_another_cubin(cupy: ModuleType, registry: None) -> None:
+    from fastrnn.cuda import source
+
+    variant, (text, struct) = source.Variant("mgu", "float32", 1), CELLS["mgu"].cuda or ("", "")
+    before = source.cubin(variant, 90)
+    assert text in source.assemble(variant)
+    try:
+        source.assemble.cache_clear()
+        CELLS["mgu"] = replace(CELLS["mgu"], cuda=(text.replace("n * n", "n"), struct))
+        assert source.cubin(variant, 90) == before  # the text has no such thing
+        source.assemble.cache_clear()
+        CELLS["mgu"] = replace(CELLS["mgu"], cuda=(text.replace("f * n", "n * f"), struct))
+        assert source.cubin(variant, 90) != before
+    finally:
+        source.assemble.cache_clear()
+
+
+# Every pair of option values together, at least four of them not the default; the dtypes are the GPU's.
+
+CHOICES = {**test_properties.CHOICES, "dtype": ALL_DTYPES, "proj_size": (0, 1, 8)}
+del CHOICES["threads"]
+COVERING = [
+    Case(backend="cuda", seed=seed, **options, **{**sizes, "H": 24 if seed % 2 else 5 + sizes["H"]})
+    for seed, (options, sizes) in enumerate(test_properties.covering(CHOICES))
+]  # half of them in sizes that whole vectors fit
+
+
+@pytest.mark.parametrize("case", COVERING, ids=str)
+def test_every_pair_of_option_values_together(case: Case, cupy: ModuleType) -> None:
+    """Launched, then run in a place, captured and replayed, in whole vectors: the bits of single elements each time."""
+    from fastrnn.cuda import kernels, places
+
+    problem, layer = draw(case), make_layer(case, device="cuda:0")
+    want = evaluate_on_device(case, problem, layer)
+    assert_results(case, problem, want, expected(case, problem))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernels, "WIDE_ELEMENTS", 1)
+        places.forget()
+        for _ in range(4):
+            for name, value in evaluate_on_device(case, problem, layer).items():
+                assert_same_bits(name, value, want[name])
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -1,8 +1,11 @@
 """The compile gate: every variant for every chip, with no GPU; none may spill, and what each needs is printed."""
 
+import os
+from concurrent.futures import ThreadPoolExecutor
+
 import nvrtc
 import pytest
-from cases import CUDA_CELLS
+from cases import CELLS
 
 from benchmarks.gpu import barriers
 
@@ -19,18 +22,18 @@ def offered(dtype: str, chip: str) -> bool:
 
 
 @pytest.mark.parametrize("chip", CHIPS)
-@pytest.mark.parametrize("cell", CUDA_CELLS)
+@pytest.mark.parametrize("cell", CELLS)
 def test_every_variant_compiles_without_spills(cell: str, chip: str, capsys: pytest.CaptureFixture[str]) -> None:
     from fastrnn.cuda import source
 
     if not nvrtc.knows(chip):
         pytest.skip(f"this NVRTC does not know {chip}")
     rows = []
-    for variant in source.variants():
-        if variant.cell != cell or not offered(variant.dtype, chip):
-            continue
-        usage = nvrtc.compile_for(chip, source.assemble(variant), source.OPTIONS)
-        assert set(usage) == KERNELS | (GATED if CUDA_CELLS[cell].gated else set())
+    variants = [v for v in source.variants() if v.cell == cell and offered(v.dtype, chip)]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        compiled = list(pool.map(lambda v: nvrtc.compile_for(chip, source.assemble(v), source.OPTIONS), variants))
+    for variant, usage in zip(variants, compiled, strict=True):
+        assert set(usage) == KERNELS | (GATED if CELLS[cell].gated else set())
         for name, used in usage.items():
             what = f"{variant} {name} for {chip}"
             assert used.spills == 0, f"{what} spills {used.spills} bytes"
@@ -38,9 +41,21 @@ def test_every_variant_compiles_without_spills(cell: str, chip: str, capsys: pyt
             assert 0 < used.registers <= REGISTERS, what
             assert used.shared <= SHARED, f"{what} needs {used.shared} bytes of shared memory"
             assert used.code > 0, what
-            rows.append(f"{chip:8} {variant!s:30} {name:17} {used.registers:9} {used.shared:6} {used.code:6}")
+            rows.append(f"{chip:8} {variant!s:40} {name:17} {used.registers:9} {used.shared:6} {used.code:6}")
     with capsys.disabled():
-        print(f"\n{'chip':8} {'variant':30} {'kernel':17} registers shared   code", *rows, sep="\n")
+        print(f"\n{'chip':8} {'variant':40} {'kernel':17} registers shared   code", *rows, sep="\n")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+def test_products_and_sums_are_rounded_each(dtype: str) -> None:
+    """Else the compiler could fuse them in one width and not in another. This kernel calls no function that fuses."""
+    from fastrnn.cuda import source
+
+    cell = next(name for name, cell in CELLS.items() if cell.gated)
+    for variant in (v for v in source.variants() if v[:2] == (cell, dtype)):
+        code = source.assemble(variant)
+        assert "fma." not in nvrtc.ptx_of("gate_backward", "sm_90", code, source.OPTIONS)
+        assert "fma." in nvrtc.ptx_of("gate_backward", "sm_90", code, ("--std=c++17",))  # what is seen without
 
 
 @pytest.mark.parametrize("chip", CHIPS)

@@ -3,6 +3,7 @@
 The stand-in's capture records addresses without keeping their memory; see cupy_standin.
 """
 
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from types import ModuleType
@@ -12,8 +13,8 @@ import cupy_standin
 import host_kernels
 import numpy as np
 import pytest
-from cases import CUDA_CELLS, Case, assert_results, cuda_cases, draw, expected, make_layer
-from test_cuda import SOME, evaluate_on_device, on_device, to_device
+from cases import CELLS, Case, assert_results, cuda_cases, draw, expected, make_layer
+from test_cuda import REGULARISED, SOME, evaluate_on_device, on_device, to_device
 from tolerance import assert_close, assert_same_bits, rounding
 
 import fastrnn
@@ -22,8 +23,10 @@ pytestmark = [
     pytest.mark.skipif(bool(host_kernels.missing_tools()), reason=host_kernels.missing_tools()),
     pytest.mark.usefixtures("nothing_to_replay"),
 ]
-REPLAYED = [case for _, case in cuda_cases("float32") if case.T >= 4 and case.B > 1 and case.H > 1]
+REPLAYED = [case for _, case in cuda_cases("float32") if case.T >= 4]
+REPLAYED += [Case(cell, "cuda", "float32", T=5, B=1, H=1) for cell in CELLS]
 REPLAYED += [case for name, case in cuda_cases("bfloat16") if name in SOME]
+REPLAYED = [replace(case, T=11) if case.save == "recompute" else case for case in REPLAYED]  # segments of 4, 4, 3
 
 
 @pytest.mark.parametrize("case", REPLAYED, ids=str)
@@ -52,10 +55,12 @@ def test_a_replayed_pass_has_the_bits_of_a_launched_one(case: Case, cupy: Module
     assert_results(other, problem, replayed, expected(other, problem))
 
 
-@pytest.mark.parametrize("cell", CUDA_CELLS)
-def test_updates_reach_replayed_passes(cell: str, cupy: ModuleType) -> None:
+@pytest.mark.parametrize("recurrent", ["full", "diagonal"])
+@pytest.mark.parametrize("cell", CELLS)
+def test_updates_reach_replayed_passes(cell: str, recurrent: str, cupy: ModuleType) -> None:
     """One parameter at a time, so that none leans on another's change."""
-    case = Case(cell, "cuda", "float32", proj_size=3 if CUDA_CELLS[cell].cell_state else 0)
+    projected = recurrent == "full" and CELLS[cell].cell_state
+    case = Case(cell, "cuda", "float32", recurrent=recurrent, proj_size=3 if projected else 0)
     layer, x = make_layer(case, device="cuda:0"), to_device(draw(case).x)
     for _ in range(4):
         before = layer(x)[0]
@@ -96,8 +101,6 @@ def test_memory_for_replays_is_bounded(cupy: ModuleType, monkeypatch: pytest.Mon
 
     assert run(5) == 2
     place = places._returned[-1][1]
-    arrays = [*place.states, *place.scratch, place.run.y.array]
-    assert sum(a.nbytes for a in arrays if a is not None and a.shape[0] == 5) <= place.bytes
     monkeypatch.setattr(places, "MOST_BYTES", place.bytes - 1)
     assert run(5) == 0
     monkeypatch.setattr(places, "MOST_BYTES", 2 * place.bytes)
@@ -108,6 +111,26 @@ def test_memory_for_replays_is_bounded(cupy: ModuleType, monkeypatch: pytest.Mon
     for T in range(5, 15):
         run(T)
         assert len(places._waiting) <= 3
+
+
+@pytest.mark.parametrize("options", [{}, REGULARISED, {**REGULARISED, "recurrent": "diagonal"}], ids=str)
+@pytest.mark.parametrize("cell", CELLS)
+def test_the_memory_of_a_place_is_counted(cell: str, options: Any, cupy: ModuleType) -> None:
+    """All but what has one step's size: weights, workspace, what both loops write."""
+    from fastrnn.cuda import places
+
+    case = Case(cell, "cuda", "float32", T=5, B=3, H=64, **options)
+    layer, problem = make_layer(case, device="cuda:0"), on_device(draw(case))
+    for _ in range(2):
+        backward = layer.forward(problem.x, problem.state, training=case.training).backward
+        backward(problem.d_output, problem.d_state, problem.d_cells)
+    del backward
+    place = places._returned[-1][1]
+    [(written, _)] = place._backward.values()
+    arrays = [*place.states, *place.scratch, place.run.y.array, *written[:2], *written.d, *places._looped(place.run)]
+    over_time = {id(a): a for a in arrays if a is not None and a.shape[0] >= case.T}
+    lasting = [*over_time.values(), place._workspace, *(a for a in place.packed.looped if a is not None)]
+    assert sum(a.nbytes for a in lasting) <= place.bytes
 
 
 def test_a_stream_is_replayed_and_may_be_captured(cupy: ModuleType) -> None:
@@ -141,6 +164,107 @@ def test_cupys_own_products_are_not_captured(cupy: ModuleType) -> None:
         with pytest.raises(NotImplementedError, match="cuBLAS"):
             cupy.matmul(a, a, out=cupy_standin.ndarray(np.zeros((2, 2), np.float32)))
         own.end_capture()
+
+
+def test_a_pass_inside_a_capture_of_the_callers_is_refused(cupy: ModuleType) -> None:
+    case = Case("gru", "cuda")
+    layer, problem = make_layer(case, device="cuda:0"), on_device(draw(case))
+    backward = layer.forward(problem.x, problem.state).backward
+    with cupy_standin.Stream(non_blocking=True) as own:
+        own.begin_capture()
+        for call in (
+            lambda: layer(problem.x), lambda: layer.forward(problem.x),
+            lambda: backward(problem.d_output, problem.d_state),
+        ):  # fmt: skip
+            with pytest.raises(RuntimeError, match="stream: expected a current stream that captures no CUDA graph"):
+                call()
+        own.end_capture()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("cell", CELLS)
+def test_no_product_is_left_to_cupy(cell: str, dtype: str, cupy: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It sums in modes of its own."""
+    case = Case(cell, "cuda", dtype, lengths="random", proj_size=3 if CELLS[cell].cell_state else 0)
+    problem, layer = draw(case), make_layer(case, device="cuda:0")
+    want = expected(case, problem)
+    monkeypatch.setattr(cupy_standin, "matmul", None)
+    monkeypatch.setattr(cupy_standin.ndarray, "__matmul__", None)
+    assert_results(case, problem, evaluate_on_device(case, problem, layer), want)
+
+
+def _passes_on_two_streams() -> None:
+    """Forward on one stream, backward on another, often enough to be replayed, and the memory used anew."""
+    case = Case("lstm", "cuda", num_layers=2, dropout=0.3)
+    first, second = (cupy_standin.Stream(non_blocking=True) for _ in range(2))
+    with first:
+        layer = make_layer(case, device="cuda:0")
+    for seed in range(6):
+        with first:
+            problem = on_device(draw(replace(case, seed=seed)))
+            backward = layer.forward(problem.x, problem.state).backward
+        with second:
+            d_output = to_device(draw(replace(case, seed=seed)).d_output)
+            once = backward(d_output).x._host.copy()
+        for stream in (first, second, first):
+            with stream:
+                assert_same_bits("d x", backward(d_output).x._host, once)
+        with second:
+            layer(to_device(draw(case).x))  # with weights that were packed on the first
+
+
+def test_the_handle_is_given_back_as_it_was(cupy: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Launched, in place, captured, replayed; and after an error."""
+    from fastrnn.cuda import backend
+
+    seen = list[Any]()
+
+    def fails(*args: Any) -> None:
+        seen.append(cupy_standin.Cublas.workspace)
+        raise ValueError("planted")
+
+    monkeypatch.setattr(cupy_standin.Cublas, "math_mode", 3)  # tf32
+    case = Case("lstm", "cuda")
+    layer, problem = make_layer(case, device="cuda:0"), on_device(draw(case))
+    for _ in range(4):
+        layer.forward(problem.x).backward(problem.d_output)
+        assert (cupy_standin.Cublas.workspace, cupy_standin.Cublas.math_mode) == (None, 3)
+    monkeypatch.setattr(backend, "forward_steps", fails)
+    with pytest.raises(ValueError, match="planted"):
+        layer(problem.x[:3])  # too short to be replayed
+    assert seen[0].nbytes == 32 << 20
+    assert (cupy_standin.Cublas.workspace, cupy_standin.Cublas.math_mode) == (None, 3)
+
+
+def test_backward_on_another_stream_is_ordered(cupy: ModuleType) -> None:
+    cupy_standin.waits.clear()
+    _passes_on_two_streams()
+    assert cupy_standin.waits == []
+
+
+@pytest.mark.parametrize("method", ["reached", "kept"])
+def test_streams_without_order_are_caught(method: str, cupy: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fastrnn import arrays
+
+    monkeypatch.setattr(arrays.Order, method, lambda self: nullcontext())
+    with pytest.raises(AssertionError, match="race between streams"):
+        _passes_on_two_streams()
+
+
+@pytest.mark.parametrize("waiting", [1, 2])
+def test_each_wait_is_needed(waiting: int, cupy: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That of the backward pass for the forward pass, and that of the first stream for the backward pass."""
+    wait, streams = cupy_standin.Stream.wait_event, list[Any]()
+
+    def broken(self: Any, event: Any) -> None:
+        if self not in streams:
+            streams.append(self)
+        if streams.index(self) + 1 != waiting:
+            wait(self, event)
+
+    monkeypatch.setattr(cupy_standin.Stream, "wait_event", broken)
+    with pytest.raises(AssertionError, match="race between streams"):
+        _passes_on_two_streams()
 
 
 @pytest.mark.parametrize(("rows", "inner", "columns"), [(3, 5, 7), (1, 5, 7), (3, 1, 7), (3, 5, 1), (1, 1, 1)])
@@ -179,6 +303,20 @@ def _keeps_the_weights(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(places.Place, "holds", lambda self, packed: True)
 
 
+def _keeps_the_masks(patch: pytest.MonkeyPatch) -> None:
+    from fastrnn.cuda import places
+
+    looped = places._looped
+    patch.setattr(places, "_looped", lambda run: (*looped(run)[:2], None, None, None))
+
+
+def _keeps_sums(patch: pytest.MonkeyPatch) -> None:
+    from fastrnn.cuda import backward
+
+    take = backward.Backward.take
+    patch.setattr(backward.Backward, "take", lambda self, given: take(self._replace(dp=None, ddiagonal=None), given))
+
+
 def _allocates(patch: pytest.MonkeyPatch) -> None:
     from fastrnn.cuda import places
 
@@ -198,8 +336,8 @@ def _is_cold(patch: pytest.MonkeyPatch) -> None:
 
     make = graphs.Replayed.__init__
 
-    def broken(self: Any, launches: Any) -> None:
-        make(self, launches)
+    def broken(self: Any, *args: Any) -> None:
+        make(self, *args)
         self._warm = True
         kernels._load.cache_clear()
         cupy_standin._warm.clear()
@@ -217,10 +355,44 @@ def _gives_back_too_early(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(places, "until_dropped", broken)
 
 
+def _leaves_the_workspace_to_the_handle(patch: pytest.MonkeyPatch) -> None:
+    from fastrnn.cuda import graphs
+
+    patch.setattr(graphs, "using", lambda memory: nullcontext())
+
+
+def _sets_the_stream_after_the_workspace(patch: pytest.MonkeyPatch) -> None:
+    gemm = cupy_standin.Cublas.cublasGemmEx
+
+    def broken(self: Any, handle: int, *args: Any) -> int:
+        self.cublasSetStream_v2(handle, cupy_standin._streams[-1].ptr)
+        return gemm(self, handle, *args)
+
+    patch.setattr(cupy_standin.Cublas, "cublasGemmEx", broken)
+
+
+def _frees_the_workspace(patch: pytest.MonkeyPatch) -> None:
+    from fastrnn.cuda import graphs, products
+
+    make = graphs._capture
+
+    def broken(launches: Any) -> Any:
+        replayed = launches.__self__
+        replayed._memory = products.workspace()
+        graph = make(launches)
+        del replayed._memory
+        return graph
+
+    patch.setattr(graphs, "_capture", broken)
+
+
 @pytest.mark.parametrize(
     ("plant", "seen"),
     [
+        (_leaves_the_workspace_to_the_handle, "workspace of a thread"),
+        (_sets_the_stream_after_the_workspace, "workspace of a thread"), (_frees_the_workspace, "freed"),
         (_reads_the_callers_arrays, "freed|off by"), (_keeps_the_weights, "off by"),
+        (_keeps_the_masks, "off by"), (_keeps_sums, "d weight_p_l.: off by"),
         (_allocates, "allocated during a capture"), (_waits, "truth value"),
         (_is_cold, "first of its kind"), (_gives_back_too_early, "off by"),
     ],
@@ -228,7 +400,7 @@ def _gives_back_too_early(patch: pytest.MonkeyPatch) -> None:
 def test_a_wrong_capture_is_caught(plant: Any, seen: str, cupy: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     def passes() -> None:
         for seed in range(5):
-            case = Case("lstm", "cuda", seed=seed, lengths="random", num_layers=2)
+            case = Case("lstm_peephole", "cuda", seed=seed, lengths="random", num_layers=2, **REGULARISED)
             problem = draw(case)
             assert_results(case, problem, evaluate_on_device(case, problem), expected(case, problem))
 

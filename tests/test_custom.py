@@ -2,7 +2,6 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import leaky_lstm
 import minimal_gated_unit
@@ -16,16 +15,6 @@ from fastrnn import layers
 from fastrnn.cells import CELLS, Cell
 
 PACKAGE = Path(fastrnn.__file__).parent
-
-
-@pytest.fixture
-def registry() -> Any:
-    """Take back what a test registers."""
-    cells, kinds = dict(CELLS), dict(layers.LAYERS)
-    yield
-    for mapping, before in ((CELLS, cells), (layers.LAYERS, kinds)):
-        mapping.clear()
-        mapping.update(before)
 
 
 def test_no_core_file_knows_the_example_cells() -> None:
@@ -84,6 +73,13 @@ def test_a_name_must_be_new(name: str) -> None:
     with pytest.raises(ValueError, match=f"cell: expected a new name that is an identifier, got '{name}'"):
         fastrnn.register(dataclasses.replace(CELLS["gru"], name=name))
     assert before == CELLS
+
+
+def test_the_cuda_text_must_have_the_struct(registry: None) -> None:
+    text, _ = CELLS["mgu"].cuda or ("", "")
+    with pytest.raises(ValueError, match=r"cell: expected cuda=\(source, struct\), .* got no 'Mgu' in it"):
+        fastrnn.register(dataclasses.replace(CELLS["mgu"], name="other", cuda=(text, "Mgu")))
+    assert "other" not in CELLS
 
 
 def test_only_a_cell_can_be_registered() -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import CUDA_CELLS, DTYPES, Case, Problem, assert_results, cuda_cases, draw, evaluate, expected, make_layer
+from cases import CELLS, DTYPES, Case, Problem, assert_results, cuda_cases, draw, evaluate, expected, make_layer
 from tolerance import assert_close, assert_same_bits, rounding
 
 from fastrnn import backends, philox, validation
@@ -27,7 +27,7 @@ ALL_DTYPES = (*DTYPES, "float16", "bfloat16")
 SIZES = [(1, 2, 5, 1), (2, 33, 1, 7), (7, 3, 33, 33), (4, 1, 5, 257), (9, 64, 40, 512), (5, 300, 24, 1024)]
 CASES = [
     *(case for dtype in ALL_DTYPES for _, case in cuda_cases(dtype)),
-    *(Case(cell, "cuda", dtype, *size) for dtype in ALL_DTYPES for cell in CUDA_CELLS for size in SIZES),
+    *(Case(cell, "cuda", dtype, *size) for dtype in ALL_DTYPES for cell in CELLS for size in SIZES),
 ]
 PASSES = 4  # launched, run in place, captured, replayed
 
@@ -68,21 +68,24 @@ def test_agrees_with_the_reference(case: Case) -> None:
             assert_same_bits(name, value, first[name])
 
 
-@pytest.mark.parametrize("cell", CUDA_CELLS)
+@pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_small_cases(cell: str, dtype: str) -> None:
     """For compute-sanitizer: few launches, every kernel, and no pool, in which a wrong address would not show."""
     import cupy
 
     with cupy.cuda.using_allocator(None):
-        for H in (5, 24):
-            case = Case(cell, "cuda", dtype, H=H, lengths="random", reset="random", bidirectional=True)
+        plain: dict[str, Any] = {"lengths": "random", "reset": "random", "bidirectional": True}
+        regularised = {**plain, "zoneout": 0.2, "recurrent_dropout": 0.2, "training": True}
+        diagonal = {**regularised, "recurrent": "diagonal"}
+        for H, options in ((5, plain), (24, plain), (24, regularised), (24, diagonal)):
+            case = Case(cell, "cuda", dtype, H=H, **options)
             problem = draw(case)
             got = evaluate_on_device(case, problem, make_layer(case, device="cuda:0"))
             assert_results(case, problem, got, expected(case, problem))
 
 
-@pytest.mark.parametrize("cell", CUDA_CELLS)
+@pytest.mark.parametrize("cell", CELLS)
 def test_a_stream_equals_the_whole_sequence(cell: str) -> None:
     case = Case(cell, "cuda", "float32", T=8, H=33, num_layers=2)
     layer, x = make_layer(case, device="cuda:0"), to_device(draw(case).x)
@@ -90,6 +93,42 @@ def test_a_stream_equals_the_whole_sequence(cell: str) -> None:
     with layer.stream(case.B) as stream:
         ys = np.stack([stream.step(x_t).get() for x_t in x])
     assert_close("y", ys, y.get(), rounding("float32", case.T * case.num_layers, case.width))
+
+
+def test_backward_on_another_stream() -> None:
+    import cupy
+
+    case = Case("lstm", "cuda", "float32", T=200, B=64, I=64, H=256, num_layers=2)
+    layer, problem = make_layer(case, device="cuda:0"), on_device(draw(case))
+    want = layer.forward(problem.x).backward(problem.d_output).x.get()
+    first, second = (cupy.cuda.Stream(non_blocking=True) for _ in range(2))
+    for _ in range(2 * PASSES):
+        with first:
+            backward = layer.forward(problem.x).backward
+        with second:
+            got = backward(problem.d_output).x
+        del backward  # its memory goes to the next pass of the first stream at once
+        second.synchronize()
+        assert_same_bits("d x", got.get(), want)
+
+
+def test_a_step_of_a_stream_may_be_captured() -> None:
+    import cupy
+
+    case = Case("gru", "cuda", "float32", T=8, H=33, num_layers=2)
+    layer, x = make_layer(case, device="cuda:0"), to_device(draw(case).x)
+    y = layer(x)[0].get()
+    own = cupy.cuda.Stream(non_blocking=True)
+    with own, layer.stream(case.B) as stream:
+        given, ys = cupy.empty_like(x[0]), [stream.step(x[0]).get()]
+        own.begin_capture()
+        out = stream.step(given)
+        graph = own.end_capture()
+        for x_t in x[1:]:
+            given[...] = x_t
+            graph.launch()
+            ys.append(out.get())
+    assert_close("y", np.stack(ys), y, rounding("float32", case.T * case.num_layers, case.width))
 
 
 @pytest.mark.parametrize("count", [1, 3, 513, 2049])

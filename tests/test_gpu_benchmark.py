@@ -190,6 +190,12 @@ def test_reports_of_the_tests_and_of_compute_sanitizer_are_read() -> None:
         check.findings("Device not supported\n")
 
 
+def test_tools_that_could_find_nothing_are_not_run() -> None:
+    assert check.tools("x[threadIdx.x] = 0;") == ["memcheck", "initcheck"]
+    assert check.tools("float* part = dynamic_shared<float>();") == ["memcheck", "initcheck", "racecheck"]
+    assert check.tools("__syncthreads();") == check.tools("cluster_sync();") == ["memcheck", "initcheck", "synccheck"]
+
+
 def test_the_selections_of_the_check_are_all_tests_and_disjoint() -> None:
     def selected(expression: str) -> set[str]:
         arguments = [*check.command(expression, "unused.xml"), "--collect-only"]
@@ -309,6 +315,8 @@ def test_contestants_are_called_before_they_are_timed_in_turns(monkeypatch: pyte
 def test_argument_types_are_read_from_the_prototypes() -> None:
     types = cudnn_library.prototypes()
     assert {name: len(of) for name, of in types.items()} == {
+        "cudnnDestroy": 1, "cudnnDestroyTensorDescriptor": 1, "cudnnDestroyDropoutDescriptor": 1,
+        "cudnnDestroyRNNDescriptor": 1, "cudnnDestroyRNNDataDescriptor": 1,
         "cudnnCreate": 1, "cudnnSetStream": 2, "cudnnCreateTensorDescriptor": 1, "cudnnSetTensorNdDescriptor": 5,
         "cudnnCreateDropoutDescriptor": 1, "cudnnSetDropoutDescriptor": 6, "cudnnCreateRNNDescriptor": 1,
         "cudnnSetRNNDescriptor_v8": 15, "cudnnCreateRNNDataDescriptor": 1, "cudnnSetRNNDataDescriptor": 8,
@@ -431,11 +439,34 @@ def test_cudnns_weights_are_torchs_gate_by_gate() -> None:
         assert [name for name, _, _ in places].count("bias_ih_l0") == gates
 
 
+def left(fake: FakeCudnn) -> list[str]:
+    """What was made by the fake and not destroyed, in the order of making."""
+    made = list[tuple[str, int]]()
+    for name, given in fake.calls:
+        if name.startswith("cudnnCreate"):
+            made.append((name.removeprefix("cudnnCreate"), next(iter(given.values()))._obj.value))
+        if name.startswith("cudnnDestroy"):
+            made.remove((name.removeprefix("cudnnDestroy"), next(iter(given.values())).value))
+    return [kind for kind, _ in made]
+
+
+def test_cudnns_handle_and_descriptors_are_destroyed() -> None:
+    fake = FakeCudnn("lstm", 4)
+    with cudnn_library.Rnn(cudnn_library.Library(fake), Memory, "lstm", "float16", "standard", (2, 1, 4, 4, 1)) as rnn:
+        alive = ["", "DropoutDescriptor", "RNNDescriptor", "RNNDataDescriptor", "RNNDataDescriptor", "TensorDescriptor"]
+        assert left(fake) == alive
+        rnn.places(rnn.weight_space)
+        assert left(fake) == alive
+    assert left(fake) == []
+    assert fake.calls[-1][0] == "cudnnDestroy"  # the handle last
+
+
 def test_what_cudnn_refuses_is_an_error_with_its_name() -> None:
     fake = FakeCudnn("gru", 4)
     fake.refuses = "cudnnBuildRNNDynamic"
     with pytest.raises(RuntimeError, match=r"cudnnBuildRNNDynamic: CUDNN_STATUS_NOT_SUPPORTED \(3000\)"):
         cudnn_library.Rnn(cudnn_library.Library(fake), Memory, "gru", "float32", "persist dynamic", (2, 1, 4, 4, 1))
+    assert left(fake) == []
 
 
 # The comparison, on torch's CPU and the stand-in for CuPy

@@ -45,6 +45,53 @@ extern "C" __global__ void neighbour(int* exchange, int* out, int steps) {
   }
 }
 
+constexpr int together = 4;
+
+// Each block passes what it has to the next one of its cluster, by distributed shared memory, two places in turn.
+extern "C" __global__ void __cluster_dims__(together, 1, 1) passed_on(int* out, int steps) {
+  int* mine = dynamic_shared<int>();
+  int* next = map_shared_rank(mine, (cluster_rank() + 1) % together);
+  int value = blockIdx.x;
+  cluster_sync();  // begun
+  for (int t = 0; t < steps; ++t) {
+    if (static_cast<int>(threadIdx.x) == t % 3) put(next + t % 2, value);
+    cluster_arrive();  // written
+    cluster_wait();  // exchange
+    value = fetch(mine + t % 2);
+    __syncthreads();
+  }
+  if (threadIdx.x == 0) put(out + blockIdx.x, value);
+}
+
+extern "C" __global__ void __cluster_dims__(2, 2) ranks(int* out, int* peers) {
+  int* mine = dynamic_shared<int>();
+  const int block = blockIdx.y * gridDim.x + blockIdx.x;
+  if (threadIdx.x == 0) put(mine, block);
+  cluster_sync();
+  if (threadIdx.x == 0) put(out + block, static_cast<int>(cluster_rank()));
+  if (threadIdx.x < 4) put(peers + 4 * block + threadIdx.x, fetch(map_shared_rank(mine, threadIdx.x)));
+  cluster_sync();  // all have read
+}
+
+// Through memory of the device, with the block whose number differs by this bit.
+extern "C" __global__ void __cluster_dims__(2) swapped(int* exchange, int bit) {
+  const int block = blockIdx.x;
+  if (threadIdx.x == 0) put(exchange + (block ^ bit), block);
+  cluster_sync();  // exchange
+  if (threadIdx.x == 1) fetch(exchange + block);
+}
+
+extern "C" __global__ void __cluster_dims__(2) between_the_halves(int* out) {
+  int* mine = dynamic_shared<int>();
+  int* other = map_shared_rank(mine, 1 - cluster_rank());
+  cluster_sync();
+  cluster_arrive();
+  put(other, 7);
+  cluster_wait();
+  cluster_sync();  // and once more
+  put(out + blockIdx.x, fetch(mine));
+}
+
 extern "C" __global__ void warp_sum(const float* x, float* out) {
   float sum = fetch(x + threadIdx.x);
   for (int bits = 16; bits > 0; bits /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, bits);
@@ -132,6 +179,76 @@ def test_a_missing_grid_barrier_is_caught_and_a_block_barrier_is_no_substitute(k
             broken((4,), (3,), (np.zeros(8, I32), np.arange(4, dtype=I32), I32(6)))
 
 
+def test_a_cluster_passes_on_through_distributed_shared_memory(kernel: Any) -> None:
+    for seed in range(5):
+        out = np.full(8, -1, I32)
+        kernel("passed_on")((8,), (3,), (out, I32(6)), 8, seed)
+        np.testing.assert_array_equal(out.reshape(2, 4), [[2, 3, 0, 1], [6, 7, 4, 5]])
+        ranks, peers = np.full(16, -1, I32), np.full((16, 4), -1, I32)
+        kernel("ranks")((4, 4), (5,), (ranks, peers), 4, seed)
+        np.testing.assert_array_equal(ranks.reshape(4, 4), np.tile([[0, 1], [2, 3]], (2, 2)))
+        blocks = np.arange(16).reshape(4, 4)
+        for y, x in np.ndindex(4, 4):
+            corner = blocks[y - y % 2 : y - y % 2 + 2, x - x % 2 : x - x % 2 + 2]
+            np.testing.assert_array_equal(peers[blocks[y, x]], corner.reshape(-1))
+
+
+@pytest.mark.parametrize(
+    ("text", "instead", "seen"),
+    [
+        ("cluster_arrive();  // written", "", "waits and has not arrived"),
+        ("cluster_wait();  // exchange", "", "arrives twice without waiting|race"),
+        ("cluster_sync();  // begun", "", "before the cluster's first barrier"),
+        ("cluster_sync();  // begun", "cluster_arrive();", "arrives twice|before the cluster's first barrier"),
+        ("(cluster_rank() + 1) % together", "together", "asks for rank 4"),
+        ("int* next = map_shared_rank(mine,", "int* next = map_shared_rank(out,", "an address that is not in its own"),
+        ("value = fetch(mine + t % 2);", "value = fetch(mine);", "race"),
+    ],
+)  # fmt: skip
+def test_misuse_of_a_cluster_barrier_is_caught(text: str, instead: str, seen: str, kernel: Any) -> None:
+    changed = kernel("passed_on", text, instead)
+    for seed in range(5):
+        with pytest.raises(KernelError, match=seen):
+            changed((8,), (3,), (np.zeros(8, I32), I32(6)), 8, seed)
+
+
+@pytest.mark.parametrize("instead", ["", "__syncthreads();"])
+def test_a_missing_cluster_barrier_is_caught_and_a_block_barrier_is_no_substitute(instead: str, kernel: Any) -> None:
+    broken = kernel("swapped", "cluster_sync();  // exchange", instead)
+    whole = "cluster_arrive();  // written\n    cluster_wait();  // exchange"
+    for seed in range(5):
+        with pytest.raises(KernelError, match="race"):
+            broken((4,), (2,), (np.zeros(4, I32), I32(1)), 4, seed)
+        with pytest.raises(KernelError, match="race"):
+            kernel("passed_on", whole, instead)((8,), (3,), (np.zeros(8, I32), I32(6)), 8, seed)
+
+
+def test_what_is_done_between_the_halves_of_a_cluster_barrier_is_not_ordered_by_it(kernel: Any) -> None:
+    for seed in range(5):
+        out = np.zeros(2, I32)
+        kernel("between_the_halves")((2,), (1,), (out,), 4, seed)
+        assert out.tolist() == [7, 7]
+        with pytest.raises(KernelError, match="race"):
+            kernel("between_the_halves", "cluster_sync();  // and once more", "")((2,), (1,), (out,), 4, seed)
+
+
+def test_a_block_must_not_end_while_others_may_touch_its_shared_memory(kernel: Any) -> None:
+    for seed in range(5):
+        args = np.zeros(4, I32), np.zeros(16, I32)
+        with pytest.raises(KernelError, match="ended block"):
+            kernel("ranks", "cluster_sync();  // all have read", "")((2, 2), (5,), args, 4, seed)
+
+
+def test_clusters_are_apart(kernel: Any) -> None:
+    with pytest.raises(AssertionError, match="in clusters of"):
+        kernel("passed_on")((6,), (3,), (np.zeros(8, I32), I32(6)), 8)
+    for seed in range(5):
+        kernel("swapped")((4,), (2,), (out := np.zeros(4, I32), I32(1)), 4, seed)
+        assert out.tolist() == [1, 0, 3, 2]
+        with pytest.raises(KernelError, match="race"):  # the barrier of a cluster orders nothing between two of them
+            kernel("swapped")((4,), (2,), (np.zeros(4, I32), I32(2)), 4, seed)
+
+
 def test_shuffles(kernel: Any) -> None:
     x, out = np.random.default_rng(0).integers(0, 99, 64).astype(np.float32), np.empty(64, np.float32)
     kernel("warp_sum")((1,), (64,), (x, out), 0, 3)
@@ -216,8 +333,8 @@ def test_16_bit_conversions(kernel: Any) -> None:
 
 # Mistakes planted in the kernels of fastrnn: what, in which case, which text instead of which, what is seen
 PLANTED = [
-    ("transposed gates", "lstm", {}, "const A i = sigmoid(ax[0] + ah[0]), f = sigmoid(ax[1] + ah[1])",
-     "const A f = sigmoid(ax[0] + ah[0]), i = sigmoid(ax[1] + ah[1])", "y: off by"),
+    ("transposed gates", "lstm", {}, "const A i = sigmoid(seeing<peephole>(ax[0] + ah[0], p, 0, c_prev));",
+     "const A i = sigmoid(seeing<peephole>(ax[1] + ah[1], p, 0, c_prev));", "y: off by"),
     ("transposed gate gradients", "gru", {},
      "mix_backward(z, n, h_prev, dh, dax[1], dax[2], dh_prev);\n    dax[0]",
      "mix_backward(z, n, h_prev, dh, dax[2], dax[1], dh_prev);\n    dax[0]", "d .*: off by"),
@@ -225,14 +342,43 @@ PLANTED = [
      "store<W>(y + b * H + u, h_new)", "y: off by|race|out of bounds"),
     ("ax read with the stride of another array", "lstm", {}, "load<W>(ax + (b * Cell::gates + g) * H + u, from_x[g])",
      "load<W>(ax + (b * Cell::gates + g) * (H + 1) + u, from_x[g])", "out of bounds"),
-    ("saved values written over each other", "lstm", {}, "store<W>(saved + (b * Cell::saved + g) * H + u, keep[g])",
-     "store<W>(saved + (b + g) * H + u, keep[g])", "race"),
+    ("saved values written over each other", "lstm", {}, "store<W>(saved + (b * Cell::saved + g) * H + u, kept[g])",
+     "store<W>(saved + (b + g) * H + u, kept[g])", "race"),
     ("units owned by two threads", "rnn_tanh", {"H": 40}, "const int64 at = b * H + u;\n      A hp[W]",
      "const int64 at = b * H + u / 2;\n      A hp[W]", "race"),
     ("a reset forgotten", "gru", {"reset": "random"}, "return flags && fetch(flags + b);", "return false;", "off by"),
     ("padding forgotten", "lstm", {"lengths": "random"}, "return !lengths || t < fetch(lengths + b)",
      "return !lengths || t <= fetch(lengths + b)", "off by"),
     ("the direct path forgotten", "gru", {}, "if (!dm) store<W>(direct + at, dh_prev);", "", "off by"),
+    ("another gate's peephole", "lstm_peephole", {}, "(ax[1] + ah[1], p, 1, c_prev)", "(ax[1] + ah[1], p, 0, c_prev)",
+     "y: off by"),
+    ("a peephole's gradient not passed on", "lstm_coupled_peephole", {}, "dc = seeing<peephole>(dc * f, p, 0, dax[0]);",
+     "dc = dc * f;", "d .*: off by"),
+    ("gradients of the last step alone", "lstm_peephole", {}, "total[k] += values[k]", "total[k] = values[k]",
+     "d weight_p_l0: off by"),
+    ("one row's shares for all", "gru", {"zoneout": 0.4, "training": True}, "mix(zone_h + b * zone_row + u, hp, h_new)",
+     "mix(zone_h + u, hp, h_new)", "y: off by"),
+    ("the held gradient forgotten", "lstm", {"zoneout": 0.4}, "held[k] = part[k] * d[k]", "held[k] = A(0)",
+     "d .*: off by"),
+    ("c after zoneout taken for the cell's", "lstm", {"zoneout": 0.4}, "store<W>(own_c + at, c_new)",
+     "store<W>(own_c + at, cp)", "d .*: off by"),
+    ("h after zoneout taken for the cell's", "rnn_tanh", {"zoneout": 0.4}, "store<W>(own_h + at, h_new)",
+     "store<W>(own_h + at, hp)", "d .*: off by"),
+    ("dropout not in the gradient", "gru", {"recurrent_dropout": 0.4, "training": True}, "add[k] *= factor[k]", "",
+     "d .*: off by"),
+    ("dropout not in the gated state", "gru_reset_before", {"recurrent_dropout": 0.4, "training": True},
+     "out[k] *= factor[k]", "", "y: off by"),
+    ("dropout not in the gated state's gradient", "gru_reset_before", {"recurrent_dropout": 0.4, "training": True},
+     "grad[k] *= factor[k]", "", "d .*: off by"),
+    ("dropout not in a diagonal's gradient", "gru",
+     {"recurrent_dropout": 0.4, "training": True, "recurrent": "diagonal"},
+     "A path = da * weight[k] * factor[k]", "A path = da * weight[k]", "d .*: off by"),
+    ("one gate's diagonal for all", "gru", {"recurrent": "diagonal"},
+     "load<W>(diagonal + g * H + u, weight);\n            for (int k = 0; k < W; ++k) sees[k] = hp[k]",
+     "load<W>(diagonal + u, weight);\n            for (int k = 0; k < W; ++k) sees[k] = hp[k]", "y: off by"),
+    ("the gated state's path past a diagonal forgotten", "gru_reset_before", {"recurrent": "diagonal"},
+     "gate[0][k] += da_0", "", "d .*: off by"),
+    ("a shared gate's gradient overwritten", "mgu", {}, "da[k] += shared[k]", "", "d .*: off by"),
 ]  # fmt: skip
 
 
@@ -281,7 +427,8 @@ def test_offsets_beyond_32_bits(cupy: ModuleType) -> None:
     y = np.lib.stride_tricks.as_strided(far, (2, 3), (2 * row, 2))
     code = source.assemble(source.Variant("rnn_tanh", "float16", 1))
     product, h = np.arange(6, dtype=np.float16).reshape(2, 3), np.zeros((2, 3), np.float16)
-    args = (product, h, np.uintp(0), np.empty_like(h), y, I64(row), I64(0), I64(2), I64(3))
+    null = np.uintp(0)
+    args = (product, h, null, null, np.empty_like(h), null, y, I64(row), I64(0), I64(2), I64(3))
     host_kernels.Kernel(cupy.RawModule.compiler, code, "project_forward")((1,), (32,), args)
     np.testing.assert_array_equal(y, product)
     narrow = code.replace("y + b * y_row + u, out", "y + static_cast<int>(b * y_row) + u, out")
@@ -290,7 +437,7 @@ def test_offsets_beyond_32_bits(cupy: ModuleType) -> None:
         host_kernels.Kernel(cupy.RawModule.compiler, narrow, "project_forward")((1,), (32,), args)
     for variant in source.variants():
         code = source.assemble(variant)
-        for name in host_kernels.ENTRY.findall(code):
+        for _, name in host_kernels.ENTRY.findall(code):
             sizes = [p for p in host_kernels.Kernel(cupy.RawModule.compiler, code, name).parameters if p[0] == " "]
             assert set(sizes) == {" q"}, f"{variant} {name} takes a size of fewer than 64 bits"
 

@@ -6,6 +6,7 @@ depends on the shape, so there the comparison is by tolerance.
 
 import random
 from dataclasses import replace
+from functools import partial
 from itertools import combinations
 from typing import Any
 
@@ -389,8 +390,7 @@ SIZES = {"T": st.integers(1, 9), "B": st.integers(1, 9), "I": st.integers(1, 20)
 def possible(options: dict[str, Any]) -> bool:
     """Whether these options may occur together."""
     cell_state = CELLS[options.get("cell", "lstm")].cell_state
-    of_cell_state = {"proj_size": (1, 5), "state": ("h",), "losses": (("cells",),)}
-    needs_cell_state = any(options.get(name) in values for name, values in of_cell_state.items())
+    needs_cell_state = options.get("proj_size") or options.get("state") == "h" or options.get("losses") == ("cells",)
     unbatched_lengths = options.get("unbatched") and options.get("lengths", "none") != "none"
     pointless_dropout = options.get("dropout") and options.get("num_layers", 2) == 1
     implied_training = options.get("dropout") and options.get("training")
@@ -399,13 +399,17 @@ def possible(options: dict[str, Any]) -> bool:
     return not (without_c or unbatched_lengths or pointless_dropout or implied_training or projected_mask)
 
 
-ALL_PAIRS = {
-    ((a, x), (b, y))
-    for a, b in combinations(CHOICES, 2)
-    for x in CHOICES[a]
-    for y in CHOICES[b]
-    if possible({a: x, b: y})
-}
+Choices = dict[str, tuple[Any, ...]]
+
+
+def possible_pairs(choices: Choices) -> set[Any]:
+    return {
+        ((a, x), (b, y))
+        for a, b in combinations(choices, 2)
+        for x in choices[a]
+        for y in choices[b]
+        if possible({a: x, b: y})
+    }
 
 
 @st.composite
@@ -422,8 +426,8 @@ def option_draws(draw_from: st.DrawFn) -> dict[str, Any]:
     return {name: options[name] for name in CHOICES}
 
 
-def is_unusual(options: dict[str, Any]) -> bool:
-    return sum(options[name] != values[0] for name, values in CHOICES.items()) >= 4
+def is_unusual(options: dict[str, Any], choices: Choices = CHOICES) -> bool:
+    return sum(options[name] != values[0] for name, values in choices.items()) >= 4
 
 
 fuzz_draws = st.tuples(option_draws().filter(is_unusual), st.fixed_dictionaries(SIZES), st.integers(0, 2**32))
@@ -451,37 +455,44 @@ def pairs(options: dict[str, Any]) -> set[Any]:
     return set(combinations(options.items(), 2))
 
 
-def complete(options: dict[str, Any], rng: random.Random) -> dict[str, Any] | None:
+def complete(options: dict[str, Any], rng: random.Random, choices: Choices) -> dict[str, Any] | None:
     """These options and a possible value for every other one; None if some other has none."""
     chosen = dict(options)
-    for name in rng.sample(list(CHOICES), len(CHOICES)):
+    for name in rng.sample(list(choices), len(choices)):
         if name not in chosen:
-            fitting = [value for value in CHOICES[name] if possible({**chosen, name: value})]
+            fitting = [value for value in choices[name] if possible({**chosen, name: value})]
             if not fitting:
                 return None
             chosen[name] = rng.choice(fitting)
-    return {name: chosen[name] for name in CHOICES}
+    return {name: chosen[name] for name in choices}
 
 
-def all_pairs() -> list[dict[str, Any]]:
+def all_pairs(choices: Choices) -> list[dict[str, Any]]:
     """Options in which every possible pair of values occurs: each entry the best of many random ones."""
-    rng, missing, found = random.Random(0), set(ALL_PAIRS), []
+    rng, missing, found = random.Random(0), possible_pairs(choices), []
     while missing:
         first = dict(min(missing, key=repr))  # a set's own order differs from process to process
-        draws = [options for _ in range(60) if (options := complete(first, rng)) and is_unusual(options)]
-        found.append(max(draws, key=lambda options: len(pairs(options) & missing)))
+        drawn = [options for _ in range(60) if (options := complete(first, rng, choices))]
+        found.append(max(filter(partial(is_unusual, choices=choices), drawn), key=lambda o: len(pairs(o) & missing)))
         missing -= pairs(found[-1])
     return found
 
 
-def test_every_pair_of_option_values_together(capsys: pytest.CaptureFixture[str]) -> None:
-    sets = all_pairs()
-    assert set().union(*map(pairs, sets)) >= ALL_PAIRS
-    with capsys.disabled():
-        print(f"\nall {len(ALL_PAIRS)} possible pairs of option values occur in {len(sets)} sets of options")
-    rng = random.Random(1)
-    for seed, options in enumerate(sets):
+def covering(choices: Choices) -> list[tuple[dict[str, Any], dict[str, int]]]:
+    """Options and sizes in which every possible pair of options' values occurs."""
+    rng, result = random.Random(1), []
+    for options in all_pairs(choices):
         sizes = {"T": rng.randint(1, 9), "B": rng.randint(1, 9), "I": rng.randint(1, 20), "H": rng.randint(6, 40)}
+        result.append((options, {**sizes, "B": 1} if options["unbatched"] else sizes))
+    return result
+
+
+def test_every_pair_of_option_values_together(capsys: pytest.CaptureFixture[str]) -> None:
+    sets, wanted = covering(CHOICES), possible_pairs(CHOICES)
+    assert set().union(*(pairs(options) for options, _ in sets)) >= wanted
+    with capsys.disabled():
+        print(f"\nall {len(wanted)} possible pairs of option values occur in {len(sets)} sets of options")
+    for seed, (options, sizes) in enumerate(sets):
         check_fuzz(dict(options), sizes, seed)
 
 

@@ -45,23 +45,23 @@ def directly(case: Case, algorithm: str) -> dict[str, Any]:
     d_y = problem.block_gradient()
     want = Torch(case, problem, torch.float64).results(d_y, problem.block())
     peer = error(Torch(case, problem).results(d_y), want, problem)
-    rnn = Direct(case, problem, algorithm)
-    own = error(rnn.results(d_y), want, problem)
-    judge(own, peer, case.dtype)
-    calls: dict[str, Callable[[], object]] = {"infer": rnn.infer, "train": rnn.train}
-    return {"times": device.times(calls), "error": own[0], "torch error": peer[0]}
+    sizes = (case.T, case.B, case.H, case.H, case.layers)
+    with Rnn(Library(), zeros, case.cell, case.dtype, algorithm, sizes) as rnn:
+        direct = Direct(case, problem, rnn)
+        own = error(direct.results(d_y), want, problem)
+        judge(own, peer, case.dtype)
+        calls: dict[str, Callable[[], object]] = {"infer": direct.infer, "train": direct.train}
+        return {"times": device.times(calls), "error": own[0], "torch error": peer[0]}
 
 
 class Direct:
     """cuDNN called with one algorithm."""
 
-    def __init__(self, case: Case, problem: Problem, algorithm: str) -> None:
-        self.case = case
+    def __init__(self, case: Case, problem: Problem, rnn: Rnn) -> None:
+        self.case, self.rnn = case, rnn
         self.params = {name: to_cupy(value) for name, value in problem.params.items()}
         self.x, self.d_y = to_cupy(problem.x), to_cupy(problem.d_y)
         self.y, self.dx = (to_cupy(problem.x.new_empty(problem.x.shape)) for _ in range(2))
-        sizes = (case.T, case.B, case.H, case.H, case.layers)
-        self.rnn = Rnn(Library(), zeros, case.cell, case.dtype, algorithm, sizes)
         self._each_gate(self.rnn.weight_space, self.params, to_space=True)
 
     def _each_gate(self, space: Any, arrays: dict[str, Any], to_space: bool) -> None:

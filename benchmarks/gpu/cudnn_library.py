@@ -9,6 +9,9 @@ import ctypes
 import importlib.util
 import re
 from collections.abc import Callable
+from contextlib import ExitStack
+from itertools import product
+from types import TracebackType
 from typing import Any
 
 ALGORITHMS = {"standard": 0, "persist static": 1, "persist dynamic": 2, "persist static small h": 3}
@@ -22,19 +25,24 @@ LIBRARY = "libcudnn.so.9"
 
 PROTOTYPES = """
 cudnnStatus_t cudnnCreate(cudnnHandle_t *handle);
+cudnnStatus_t cudnnDestroy(cudnnHandle_t handle);
 cudnnStatus_t cudnnSetStream(cudnnHandle_t handle, cudaStream_t streamId);
 cudnnStatus_t cudnnCreateTensorDescriptor(cudnnTensorDescriptor_t *tensorDesc);
+cudnnStatus_t cudnnDestroyTensorDescriptor(cudnnTensorDescriptor_t tensorDesc);
 cudnnStatus_t cudnnSetTensorNdDescriptor(cudnnTensorDescriptor_t tensorDesc, cudnnDataType_t dataType, int nbDims,
     const int dimA[], const int strideA[]);
 cudnnStatus_t cudnnCreateDropoutDescriptor(cudnnDropoutDescriptor_t *dropoutDesc);
+cudnnStatus_t cudnnDestroyDropoutDescriptor(cudnnDropoutDescriptor_t dropoutDesc);
 cudnnStatus_t cudnnSetDropoutDescriptor(cudnnDropoutDescriptor_t dropoutDesc, cudnnHandle_t handle, float dropout,
     void *states, size_t stateSizeInBytes, unsigned long long seed);
 cudnnStatus_t cudnnCreateRNNDescriptor(cudnnRNNDescriptor_t *rnnDesc);
+cudnnStatus_t cudnnDestroyRNNDescriptor(cudnnRNNDescriptor_t rnnDesc);
 cudnnStatus_t cudnnSetRNNDescriptor_v8(cudnnRNNDescriptor_t rnnDesc, cudnnRNNAlgo_t algo, cudnnRNNMode_t cellMode,
     cudnnRNNBiasMode_t biasMode, cudnnDirectionMode_t dirMode, cudnnRNNInputMode_t inputMode, cudnnDataType_t dataType,
     cudnnDataType_t mathPrec, cudnnMathType_t mathType, int32_t inputSize, int32_t hiddenSize, int32_t projSize,
     int32_t numLayers, cudnnDropoutDescriptor_t dropoutDesc, uint32_t auxFlags);
 cudnnStatus_t cudnnCreateRNNDataDescriptor(cudnnRNNDataDescriptor_t *rnnDataDesc);
+cudnnStatus_t cudnnDestroyRNNDataDescriptor(cudnnRNNDataDescriptor_t rnnDataDesc);
 cudnnStatus_t cudnnSetRNNDataDescriptor(cudnnRNNDataDescriptor_t rnnDataDesc, cudnnDataType_t dataType,
     cudnnRNNDataLayout_t layout, int maxSeqLength, int batchSize, int vectorSize, const int seqLengthArray[],
     void *paddingFill);
@@ -106,10 +114,11 @@ class Library:
 
         return checked
 
-    def create(self, kind: str) -> ctypes.c_void_p:
-        """A new handle ("") or descriptor of a kind."""
+    def create(self, kind: str, owner: ExitStack) -> ctypes.c_void_p:
+        """A new handle ("") or descriptor of a kind, which its owner will destroy."""
         made = ctypes.c_void_p()
         getattr(self, f"Create{kind}")(ctypes.byref(made))
+        owner.callback(getattr(self, f"Destroy{kind}"), made)
         return made
 
 
@@ -127,6 +136,8 @@ def _load() -> Any:
 class Rnn:
     """One recurrent network with one algorithm, its weights and memory; layers of one direction, full length.
 
+    A context manager: handle and descriptors are destroyed at the end of its block, or if it cannot be made.
+
     Args:
         library: cuDNN.
         memory: bytes -> an object that owns so many bytes of the device and has `.data.ptr`; zeros.
@@ -137,12 +148,26 @@ class Rnn:
         sizes: tuple[int, int, int, int, int],
     ) -> None:  # fmt: skip
         self.library, self.memory, self.cell, self.dtype, self.sizes = library, memory, cell, dtype, sizes
-        _, batch, inputs, hidden, layers = sizes
-        self.handle = library.create("")
+        with ExitStack() as made:
+            self._make(algorithm, made)
+            self._made = made.pop_all()
+
+    def __enter__(self) -> Rnn:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._made.close()
+
+    def _make(self, algorithm: str, made: ExitStack) -> None:
+        library, memory, cell, dtype = self.library, self.memory, self.cell, self.dtype
+        _, batch, inputs, hidden, layers = self.sizes
+        self.handle = library.create("", made)
         library.SetStream(self.handle, None)
-        dropout = library.create("DropoutDescriptor")
+        dropout = library.create("DropoutDescriptor", made)
         library.SetDropoutDescriptor(dropout, self.handle, 0.0, None, 0, 0)
-        self.rnn = library.create("RNNDescriptor")
+        self.rnn = library.create("RNNDescriptor", made)
         kind, compute = DTYPES[dtype], DTYPES["float64" if dtype == "float64" else "float32"]
         math = FMA_MATH if dtype in ("float32", "float64") else TENSOR_OP_MATH  # no tf32 behind float32
         library.SetRNNDescriptor_v8(
@@ -151,26 +176,26 @@ class Rnn:
         )  # fmt: skip
         if algorithm == "persist dynamic":
             library.BuildRNNDynamic(self.handle, self.rnn, batch)
-        self.x, self.y = (self._sequence(width) for width in (inputs, hidden))
-        self.h = self._state(hidden)
+        self.x, self.y = (self._sequence(width, made) for width in (inputs, hidden))
+        self.h = self._state(hidden, made)
         self.c = self.h if cell == "lstm" else None
         self.lengths = self._lengths()
         self.weights = self._size("GetRNNWeightSpaceSize")[0]
         self.weight_space, self.weight_gradient = memory(self.weights), memory(self.weights)
         self.space = {mode: self._spaces(mode) for mode in (INFERENCE, TRAINING)}
 
-    def _sequence(self, width: int) -> ctypes.c_void_p:
+    def _sequence(self, width: int, made: ExitStack) -> ctypes.c_void_p:
         steps, batch = self.sizes[:2]
-        described = self.library.create("RNNDataDescriptor")
+        described = self.library.create("RNNDataDescriptor", made)
         lengths = (ctypes.c_int * batch)(*[steps] * batch)
         self.library.SetRNNDataDescriptor(
             described, DTYPES[self.dtype], SEQUENCE_MAJOR, steps, batch, width, lengths, None
         )
         return described
 
-    def _state(self, hidden: int) -> ctypes.c_void_p:
+    def _state(self, hidden: int, made: ExitStack) -> ctypes.c_void_p:
         _, batch, _, _, layers = self.sizes
-        described, three = self.library.create("TensorDescriptor"), ctypes.c_int * 3
+        described, three = self.library.create("TensorDescriptor", made), ctypes.c_int * 3
         shape, strides = three(layers, batch, hidden), three(batch * hidden, hidden, 1)
         self.library.SetTensorNdDescriptor(described, DTYPES[self.dtype], 3, shape, strides)
         return described
@@ -197,9 +222,9 @@ class Rnn:
     def places(self, space: Any) -> list[tuple[str, int, int]]:
         """For every gate's weights and bias: the name of torch's parameter, the gate's number there, its address."""
         gates, result = GATES[self.cell], []
-        unused = [self.library.create("TensorDescriptor") for _ in range(2)]
-        for layer in range(self.sizes[4]):
-            for number in range(2 * gates):
+        with ExitStack() as made:
+            unused = [self.library.create("TensorDescriptor", made) for _ in range(2)]
+            for layer, number in product(range(self.sizes[4]), range(2 * gates)):
                 matrix, bias = ctypes.c_void_p(), ctypes.c_void_p()
                 self.library.GetRNNWeightParams(
                     self.handle, self.rnn, layer, self.weights, space.data.ptr, number, unused[0],

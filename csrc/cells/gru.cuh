@@ -17,14 +17,15 @@ struct Gru : CellTraits {
   static constexpr bool separate = true, uses_h_prev = true;
 
   template <class A>
-  static __device__ void forward(const A* ax, const A* ah, A h_prev, A, A& h, A&, A* saved) {
+  static __device__ void forward(const A* ax, const A* ah, A h_prev, A, const A*, A& h, A&, A* saved) {
     const A r = sigmoid(ax[0] + ah[0]), z = sigmoid(ax[1] + ah[1]), n = tanh(ax[2] + r * ah[2]);
     h = (A(1) - z) * n + z * h_prev;
     saved[0] = r, saved[1] = z, saved[2] = n, saved[3] = ah[2];
   }
 
   template <class A>
-  static __device__ void backward(const A* saved, A h_prev, A, A, A, A dh, A&, A* dax, A& dah_last, A& dh_prev) {
+  static __device__ void backward(
+      const A* saved, A h_prev, A, A, A, const A*, A dh, A&, A* dax, A& dah_last, A& dh_prev, A*) {
     const A r = saved[0], z = saved[1], n = saved[2], ah_n = saved[3];
     mix_backward(z, n, h_prev, dh, dax[1], dax[2], dh_prev);
     dax[0] = dax[2] * ah_n * sigmoid_slope(r);
@@ -37,7 +38,7 @@ struct GruResetBefore : CellTraits {
   static constexpr bool gated = true, uses_h_prev = true;
 
   template <class A>
-  static __device__ void forward(const A* ax, const A* ah, A h_prev, A, A& h, A&, A* saved) {
+  static __device__ void forward(const A* ax, const A* ah, A h_prev, A, const A*, A& h, A&, A* saved) {
     const A r = sigmoid(ax[0] + ah[0]), z = sigmoid(ax[1] + ah[1]), n = tanh(ax[2] + ah[2]);
     h = (A(1) - z) * n + z * h_prev;
     saved[0] = r, saved[1] = z, saved[2] = n;
@@ -45,7 +46,8 @@ struct GruResetBefore : CellTraits {
 
   // r's gradient waits for that of the gated state; gate_backward gives it.
   template <class A>
-  static __device__ void backward(const A* saved, A h_prev, A, A, A, A dh, A&, A* dax, A&, A& dh_prev) {
+  static __device__ void backward(
+      const A* saved, A h_prev, A, A, A, const A*, A dh, A&, A* dax, A&, A& dh_prev, A*) {
     mix_backward(saved[1], saved[2], h_prev, dh, dax[1], dax[2], dh_prev);
   }
 

@@ -1,54 +1,73 @@
 // LSTM, gates i f g o:   c = f * c_prev + i * g   h = o * tanh(c)   i, f, o = sigmoid(ax + ah)   g = tanh(ax + ah)
 // coupled: i = 1 - f, gates f g o
+// peepholes p, rows i f o (coupled: f o):   i and f see p * c_prev besides, o sees p * c
 #pragma once
 #include "cell.cuh"
 
-struct Lstm : CellTraits {
-  static constexpr int gates = 4, saved = 4;
+// A gate's pre-activation with what it sees of the cell state.
+template <bool peephole, class A> __device__ A seeing(A a, const A* p, int row, A c) {
+  if constexpr (peephole) return a + p[row] * c;
+  else return a;
+}
+
+template <bool peephole> struct LstmSeparate : CellTraits {
+  static constexpr int gates = 4, saved = 4, parameters = peephole ? 3 : 0;
   static constexpr bool cell_state = true;
 
   template <class A>
-  static __device__ void forward(const A* ax, const A* ah, A, A c_prev, A& h, A& c, A* saved) {
-    const A i = sigmoid(ax[0] + ah[0]), f = sigmoid(ax[1] + ah[1]), g = tanh(ax[2] + ah[2]), o = sigmoid(ax[3] + ah[3]);
+  static __device__ void forward(const A* ax, const A* ah, A, A c_prev, const A* p, A& h, A& c, A* saved) {
+    const A i = sigmoid(seeing<peephole>(ax[0] + ah[0], p, 0, c_prev));
+    const A f = sigmoid(seeing<peephole>(ax[1] + ah[1], p, 1, c_prev)), g = tanh(ax[2] + ah[2]);
     c = f * c_prev + i * g;
+    const A o = sigmoid(seeing<peephole>(ax[3] + ah[3], p, 2, c));
     h = o * tanh(c);
     saved[0] = i, saved[1] = f, saved[2] = g, saved[3] = o;
   }
 
   // tanh(c) is cheaper to compute again than to fetch.
   template <class A>
-  static __device__ void backward(const A* saved, A, A c_prev, A, A c, A dh, A& dc, A* dax, A&, A& dh_prev) {
+  static __device__ void backward(
+      const A* saved, A, A c_prev, A, A c, const A* p, A dh, A& dc, A* dax, A&, A& dh_prev, A* dp) {
     const A i = saved[0], f = saved[1], g = saved[2], o = saved[3], tanh_c = tanh(c);
-    dc += dh * o * tanh_slope(tanh_c);
+    dax[3] = dh * tanh_c * sigmoid_slope(o);
+    dc = seeing<peephole>(dc + dh * o * tanh_slope(tanh_c), p, 2, dax[3]);
     dax[0] = dc * g * sigmoid_slope(i);
     dax[1] = dc * c_prev * sigmoid_slope(f);
     dax[2] = dc * i * tanh_slope(g);
-    dax[3] = dh * tanh_c * sigmoid_slope(o);
-    dc *= f;
+    dc = seeing<peephole>(seeing<peephole>(dc * f, p, 0, dax[0]), p, 1, dax[1]);
     dh_prev = A(0);
+    if constexpr (peephole) dp[0] = dax[0] * c_prev, dp[1] = dax[1] * c_prev, dp[2] = dax[3] * c;
   }
 };
 
-struct LstmCoupled : CellTraits {
-  static constexpr int gates = 3, saved = 3;
+template <bool peephole> struct LstmOneGate : CellTraits {
+  static constexpr int gates = 3, saved = 3, parameters = peephole ? 2 : 0;
   static constexpr bool cell_state = true;
 
   template <class A>
-  static __device__ void forward(const A* ax, const A* ah, A, A c_prev, A& h, A& c, A* saved) {
-    const A f = sigmoid(ax[0] + ah[0]), g = tanh(ax[1] + ah[1]), o = sigmoid(ax[2] + ah[2]);
+  static __device__ void forward(const A* ax, const A* ah, A, A c_prev, const A* p, A& h, A& c, A* saved) {
+    const A f = sigmoid(seeing<peephole>(ax[0] + ah[0], p, 0, c_prev)), g = tanh(ax[1] + ah[1]);
     c = f * c_prev + (A(1) - f) * g;
+    const A o = sigmoid(seeing<peephole>(ax[2] + ah[2], p, 1, c));
     h = o * tanh(c);
     saved[0] = f, saved[1] = g, saved[2] = o;
   }
 
   template <class A>
-  static __device__ void backward(const A* saved, A, A c_prev, A, A c, A dh, A& dc, A* dax, A&, A& dh_prev) {
+  static __device__ void backward(
+      const A* saved, A, A c_prev, A, A c, const A* p, A dh, A& dc, A* dax, A&, A& dh_prev, A* dp) {
     const A f = saved[0], g = saved[1], o = saved[2], tanh_c = tanh(c);
-    dc += dh * o * tanh_slope(tanh_c);
+    dax[2] = dh * tanh_c * sigmoid_slope(o);
+    dc = seeing<peephole>(dc + dh * o * tanh_slope(tanh_c), p, 1, dax[2]);
     dax[0] = dc * (c_prev - g) * sigmoid_slope(f);
     dax[1] = dc * (A(1) - f) * tanh_slope(g);
-    dax[2] = dh * tanh_c * sigmoid_slope(o);
-    dc *= f;
+    dc = seeing<peephole>(dc * f, p, 0, dax[0]);
     dh_prev = A(0);
+    if constexpr (peephole) dp[0] = dax[0] * c_prev, dp[1] = dax[2] * c;
   }
 };
+
+using Lstm = LstmSeparate<false>;
+using LstmPeephole = LstmSeparate<true>;
+using LstmCoupled = LstmOneGate<false>;
+using LstmCoupledPeephole = LstmOneGate<true>;

@@ -7,10 +7,10 @@ template <class Phi> struct Rnn : CellTraits {
   static constexpr bool uses_h = true;
 
   template <class A>
-  static __device__ void forward(const A* ax, const A* ah, A, A, A& h, A&, A*) { h = Phi::of(ax[0] + ah[0]); }
+  static __device__ void forward(const A* ax, const A* ah, A, A, const A*, A& h, A&, A*) { h = Phi::of(ax[0] + ah[0]); }
 
   template <class A>
-  static __device__ void backward(const A*, A, A, A h, A, A dh, A&, A* dax, A&, A& dh_prev) {
+  static __device__ void backward(const A*, A, A, A h, A, const A*, A dh, A&, A* dax, A&, A& dh_prev, A*) {
     dax[0] = dh * Phi::slope(h);
     dh_prev = A(0);
   }

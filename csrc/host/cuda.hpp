@@ -8,6 +8,7 @@
 #define __host__
 #define __forceinline__ inline
 #define __launch_bounds__(...)
+#define __cluster_dims__(...)  // HOST_ENTRY is given them too
 
 struct dim3 { unsigned x = 1, y = 1, z = 1; };
 
@@ -18,11 +19,15 @@ struct Thread {
   unsigned flat, flat_block;  // numbers in the grid
 };
 extern Thread* current;
-extern dim3 grid_dim, block_dim;
+extern dim3 grid_dim, block_dim, cluster_dim;
 
-enum Barrier { warp, block, grid };
+enum Barrier { warp, block, cluster, grid };
 void wait(Barrier barrier);  // until every living thread of the warp, block or grid is here
+void arrive_at_cluster();    // the two halves of the cluster's barrier: what stands between them it does not order
+void wait_for_cluster();
+unsigned cluster_rank();     // the block's number in its cluster
 void* shared_memory();       // the block's, NaN bytes at first
+void* shared_memory_of(unsigned rank, const void* own);  // where another block of the cluster has what is here `own`
 double* warp_slot(int lane);  // 8 bytes each, for shuffles
 void touch(const void* p, int bytes, bool write, bool atomic = false);  // fails outside every array, and on a race
 
@@ -71,7 +76,12 @@ template <class... P> void call(void (*kernel)(P...), void** args) {
 
 inline void __syncthreads() { host::wait(host::block); }
 inline void grid_sync() { host::wait(host::grid); }
+inline void cluster_arrive() { host::arrive_at_cluster(); }
+inline void cluster_wait() { host::wait_for_cluster(); }
+inline void cluster_sync() { host::arrive_at_cluster(), host::wait_for_cluster(); }
+inline unsigned cluster_rank() { return host::cluster_rank(); }
 template <class T> T* dynamic_shared() { return static_cast<T*>(host::shared_memory()); }
+template <class T> T* map_shared_rank(T* own, unsigned rank) { return static_cast<T*>(host::shared_memory_of(rank, own)); }
 
 // All living lanes of the warp take part, as with a full mask.
 template <class T> T shuffle(T value, int from) {
@@ -93,7 +103,8 @@ template <class T> T atomicAdd(T* p, T value) {
   return old;
 }
 
-// For a loader that knows the kernel by name only.
-#define HOST_ENTRY(name)                                                         \
+// For a loader that knows the kernel by name only; after the name, what the kernel has in __cluster_dims__.
+#define HOST_ENTRY(name, ...)                                                    \
   extern "C" const char* name##_signature() { return host::signature(name); }    \
+  extern "C" const dim3* name##_cluster() { static const dim3 dims{__VA_ARGS__}; return &dims; } \
   extern "C" void name##_call(void** args) { host::call(name, args); }

@@ -6,8 +6,9 @@
 //
 // Every access that goes through `touch` must lie inside one array and must not race: of two threads that touch the
 // same bytes, one writing, a barrier that both took part in must lie between, unless both are atomic. A barrier of the
-// block orders threads of one block, a barrier of the grid all. What this cannot see: memory fences, and accesses that
-// do not go through `touch`.
+// block orders threads of one block, one of the cluster threads of one cluster, a barrier of the grid all. Another
+// block's shared memory may be touched from the cluster's first barrier on, when its blocks have begun, and a barrier
+// must follow before that block ends. What this cannot see: memory fences, and accesses that do not go through `touch`.
 #include "cuda.hpp"
 
 #include <ucontext.h>
@@ -25,13 +26,13 @@
 namespace host {
 
 Thread* current;
-dim3 grid_dim, block_dim;
+dim3 grid_dim, block_dim, cluster_dim;
 
 namespace {
 
 struct Failed {};  // unwinds one CUDA thread; the launch goes no further
 
-struct Meeting {  // one barrier of a warp, a block or the grid
+struct Meeting {  // one barrier of a warp, a block, a cluster or the grid
   unsigned alive = 0, arrived = 0, generation = 0;
   void release_if_full() {
     if (alive && arrived == alive) arrived = 0, ++generation;
@@ -50,6 +51,7 @@ struct Fiber {
 struct Access {
   unsigned thread = 0;  // number + 1; 0 is nobody
   unsigned block_generation = 0, grid_generation = 0;
+  unsigned arrivals = 0, waits = 0;  // at the cluster's barrier, of this thread
   bool atomic = false;
 };
 struct Granule { Access writer, readers[2]; };
@@ -60,6 +62,7 @@ using Page = std::array<Granule, page_granules>;
 
 struct Array {
   uintptr_t begin, end;
+  long block;  // whose shared memory it is; -1 for the grid's
   std::vector<std::unique_ptr<Page>> pages;  // made when touched: an array may be larger than memory
 
   Granule& granule(size_t k) {
@@ -70,13 +73,20 @@ struct Array {
   }
 };
 
+struct AtCluster {  // a thread at its cluster's barrier
+  unsigned arrivals = 0, waits = 0, generation = 0;  // the last one, when it arrived
+};
+
 struct Launch {
   void (*kernel)(void**);
   void** args;
   std::vector<Thread> threads;
   std::vector<unsigned> queue;  // threads not yet begun
-  std::vector<Meeting> warps, blocks;
+  std::vector<Meeting> warps, blocks, clusters;
   Meeting grid;
+  std::vector<AtCluster> at_cluster;    // by thread
+  std::vector<unsigned> cluster_of;     // by block
+  std::vector<long> touched_by_others;  // by block: how often who touched its shared memory had arrived; or -1
   std::vector<std::vector<double>> shared;
   std::vector<std::array<double, 32>> slots;
   std::vector<Array> arrays;  // in order of address
@@ -87,6 +97,7 @@ struct Launch {
   std::mt19937_64 random;
   std::string error;
   unsigned warps_per_block = 0;
+  size_t shared_bytes = 0;
 };
 Launch* launch;
 
@@ -97,6 +108,7 @@ unsigned volume(const dim3& size) { return size.x * size.y * size.z; }
 
 Meeting& meeting(Barrier barrier) {
   if (barrier == Barrier::grid) return launch->grid;
+  if (barrier == Barrier::cluster) return launch->clusters[launch->cluster_of[current->flat_block]];
   if (barrier == Barrier::block) return launch->blocks[current->flat_block];
   return launch->warps[current->flat_block * launch->warps_per_block + flat(current->index, block_dim) / 32];
 }
@@ -111,8 +123,17 @@ std::string where(const Thread& t) {
   throw Failed();
 }
 
+void end_thread() {
+  const AtCluster& at = launch->at_cluster[current->flat];
+  if (at.arrivals != at.waits) fail("cluster barrier: " + where(*current) + " arrives and ends without waiting");
+  const bool last = launch->blocks[current->flat_block].alive == 1;
+  if (last && launch->touched_by_others[current->flat_block] >= static_cast<long>(at.waits))
+    fail("ended block: " + where(*current) + " is its block's last, and another block touches its shared memory with no "
+         "barrier between");
+}
+
 void leave() {  // the current thread has ended
-  for (Barrier barrier : {warp, block, grid}) {
+  for (Barrier barrier : {warp, block, cluster, grid}) {
     Meeting& m = meeting(barrier);
     --m.alive;
     m.release_if_full();
@@ -126,6 +147,7 @@ void run_fiber() {
       launch->queue.pop_back();
       try {
         launch->kernel(launch->args);
+        end_thread();
       } catch (const Failed&) {
       }
       leave();
@@ -180,8 +202,10 @@ void run_all() {
 
 bool ordered(const Access& before, const Access& now) {
   if (before.thread == 0 || before.thread == now.thread || before.grid_generation != now.grid_generation) return true;
-  const bool same_block = launch->threads[before.thread - 1].flat_block == current->flat_block;
-  return same_block && before.block_generation != now.block_generation;
+  const unsigned block = launch->threads[before.thread - 1].flat_block;
+  if (block == current->flat_block && before.block_generation != now.block_generation) return true;
+  // what a thread does after it arrived belongs to its next arrival
+  return launch->cluster_of[block] == launch->cluster_of[current->flat_block] && before.arrivals < now.waits;
 }
 
 void race(const Access& before, const char* first, const char* second) {
@@ -204,16 +228,68 @@ void check(Granule& granule, const Access& now, bool write) {
   *place = now;
 }
 
+void touch_shared_memory_of(unsigned block) {
+  const AtCluster& at = launch->at_cluster[current->flat];
+  if (launch->cluster_of[block] != launch->cluster_of[current->flat_block])
+    fail("shared memory: " + where(*current) + " touches that of a block of another cluster");
+  if (at.waits == 0)
+    fail("shared memory: " + where(*current) + " touches another block's before the cluster's first barrier");
+  if (launch->blocks[block].alive == 0)
+    fail("ended block: " + where(*current) + " touches the shared memory of a block that has ended");
+  long& touched = launch->touched_by_others[block];
+  touched = std::max(touched, static_cast<long>(at.arrivals));
+}
+
+void suspend(Meeting& m, unsigned generation) {  // until the meeting's generation is another one
+  Fiber* self = launch->running;
+  self->thread = current, self->at = &m, self->generation = generation;
+  swapcontext(&self->context, &launch->scheduler);
+}
+
 }  // namespace
 
 void wait(Barrier barrier) {
   if (!launch->error.empty()) throw Failed();
   Meeting& m = meeting(barrier);
-  Fiber* self = launch->running;
-  self->thread = current, self->at = &m, self->generation = m.generation;
+  const unsigned generation = m.generation;
   ++m.arrived;
   m.release_if_full();
-  swapcontext(&self->context, &launch->scheduler);
+  suspend(m, generation);
+}
+
+void arrive_at_cluster() {
+  if (!launch->error.empty()) throw Failed();
+  Meeting& m = meeting(cluster);
+  AtCluster& at = launch->at_cluster[current->flat];
+  if (at.arrivals++ != at.waits) fail("cluster barrier: " + where(*current) + " arrives twice without waiting");
+  at.generation = m.generation;
+  ++m.arrived;
+  m.release_if_full();
+}
+
+void wait_for_cluster() {
+  if (!launch->error.empty()) throw Failed();
+  AtCluster& at = launch->at_cluster[current->flat];
+  if (at.arrivals == at.waits) fail("cluster barrier: " + where(*current) + " waits and has not arrived");
+  suspend(meeting(cluster), at.generation);
+  ++at.waits;
+}
+
+unsigned cluster_rank() {
+  const dim3& at = current->block;
+  return flat({at.x % cluster_dim.x, at.y % cluster_dim.y, at.z % cluster_dim.z}, cluster_dim);
+}
+
+void* shared_memory_of(unsigned rank, const void* own) {
+  if (rank >= volume(cluster_dim)) fail("shared memory: " + where(*current) + " asks for rank " + std::to_string(rank));
+  const dim3& at = current->block;
+  const dim3 other{at.x - at.x % cluster_dim.x + rank % cluster_dim.x,
+                   at.y - at.y % cluster_dim.y + rank / cluster_dim.x % cluster_dim.y,
+                   at.z - at.z % cluster_dim.z + rank / (cluster_dim.x * cluster_dim.y)};
+  const auto offset = static_cast<const char*>(own) - static_cast<char*>(shared_memory());
+  if (offset < 0 || offset > static_cast<ptrdiff_t>(launch->shared_bytes))
+    fail("shared memory: " + where(*current) + " maps an address that is not in its own");
+  return reinterpret_cast<char*>(launch->shared[flat(other, grid_dim)].data()) + offset;
 }
 
 void* shared_memory() { return launch->shared[current->flat_block].data(); }
@@ -233,7 +309,11 @@ void touch(const void* p, int bytes, bool write, bool atomic) {
   if (first % alignment)
     fail("misaligned: " + where(*current) + " at an address that is no multiple of " + std::to_string(alignment));
   Array& array = *std::prev(after);
-  const Access now{current->flat + 1, launch->blocks[current->flat_block].generation, launch->grid.generation, atomic};
+  if (array.block >= 0 && array.block != static_cast<long>(current->flat_block))
+    touch_shared_memory_of(static_cast<unsigned>(array.block));
+  const AtCluster& at_cluster = launch->at_cluster[current->flat];
+  const Access now{current->flat + 1, launch->blocks[current->flat_block].generation, launch->grid.generation,
+                   at_cluster.arrivals, at_cluster.waits, atomic};
   for (uintptr_t at = (first - array.begin) / granule_bytes; at <= (last - 1 - array.begin) / granule_bytes; ++at)
     check(array.granule(at), now, write);
 }
@@ -274,36 +354,45 @@ unsigned short to_half(float x) {
 
 }  // namespace host
 
-// Run a kernel; returns null, or what it did wrong. grid, block: [3]. arrays: [count] pairs (address, bytes).
+// Run a kernel; returns null, or what it did wrong. grid, block: [3]; whole clusters. arrays: [count] pairs (address,
+// bytes).
 extern "C" const char* host_launch(void (*kernel)(void**), void** args, const unsigned* grid, const unsigned* block,
-                                   size_t shared_bytes, uint64_t seed, const uintptr_t* arrays, size_t count) {
+                                   const dim3* cluster, size_t shared_bytes, uint64_t seed, const uintptr_t* arrays, size_t count) {
   using namespace host;
   static std::string error;
   Launch run;
   launch = &run;
   run.kernel = kernel, run.args = args, run.random.seed(seed);
   grid_dim = {grid[0], grid[1], grid[2]}, block_dim = {block[0], block[1], block[2]};
+  cluster_dim = *cluster;
   const unsigned blocks = volume(grid_dim), threads = volume(block_dim);
   run.warps_per_block = (threads + 31) / 32;
   run.warps.resize(blocks * run.warps_per_block), run.blocks.resize(blocks), run.slots.resize(run.warps.size());
+  run.clusters.resize(blocks / volume(cluster_dim)), run.at_cluster.resize(blocks * threads);
+  run.touched_by_others.assign(blocks, -1), run.shared_bytes = shared_bytes;
   run.shared.assign(blocks, std::vector<double>((shared_bytes + 7) / 8, NAN));
   for (auto& memory : run.shared) std::memset(memory.data(), 0xff, memory.size() * 8);
-  for (size_t k = 0; k < count; ++k) run.arrays.push_back({arrays[2 * k], arrays[2 * k] + arrays[2 * k + 1], {}});
-  for (auto& memory : run.shared) {
-    const auto begin = reinterpret_cast<uintptr_t>(memory.data());
-    if (shared_bytes) run.arrays.push_back({begin, begin + shared_bytes, {}});
+  for (size_t k = 0; k < count; ++k) run.arrays.push_back({arrays[2 * k], arrays[2 * k] + arrays[2 * k + 1], -1, {}});
+  for (unsigned b = 0; b < blocks && shared_bytes; ++b) {
+    const auto begin = reinterpret_cast<uintptr_t>(run.shared[b].data());
+    run.arrays.push_back({begin, begin + shared_bytes, b, {}});
   }
+  const dim3 clusters{grid_dim.x / cluster_dim.x, grid_dim.y / cluster_dim.y, grid_dim.z / cluster_dim.z};
   std::sort(run.arrays.begin(), run.arrays.end(), [](const Array& a, const Array& b) { return a.begin < b.begin; });
-  for (unsigned b = 0; b < blocks; ++b)
+  for (unsigned b = 0; b < blocks; ++b) {
+    const dim3 at{b % grid_dim.x, b / grid_dim.x % grid_dim.y, b / (grid_dim.x * grid_dim.y)};
+    run.cluster_of.push_back(flat({at.x / cluster_dim.x, at.y / cluster_dim.y, at.z / cluster_dim.z}, clusters));
     for (unsigned t = 0; t < threads; ++t) {
       Thread thread;
       thread.index = {t % block_dim.x, t / block_dim.x % block_dim.y, t / (block_dim.x * block_dim.y)};
-      thread.block = {b % grid_dim.x, b / grid_dim.x % grid_dim.y, b / (grid_dim.x * grid_dim.y)};
+      thread.block = at;
       thread.flat = b * threads + t, thread.flat_block = b;
       run.queue.push_back(thread.flat);
       run.threads.push_back(thread);
-      ++run.grid.alive, ++run.blocks[b].alive, ++run.warps[b * run.warps_per_block + t / 32].alive;
+      ++run.grid.alive, ++run.clusters[run.cluster_of[b]].alive, ++run.blocks[b].alive;
+      ++run.warps[b * run.warps_per_block + t / 32].alive;
     }
+  }
   std::shuffle(run.queue.begin(), run.queue.end(), run.random);
   run_all();
   launch = nullptr;

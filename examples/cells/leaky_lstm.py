@@ -89,9 +89,41 @@ RENDERING = Rendering(
     reads_h=False, readout=vector_readout, readout_backward=vector_readout_backward, inside=vector_inside,
 )  # fmt: skip
 
+# The same on one unit's registers, for CUDA; csrc/cells/cell.cuh says what such a struct has
+
+CUDA = """
+struct LeakyLstm : CellTraits {
+  static constexpr int gates = 4, saved = 4, parameters = 1;
+  static constexpr bool cell_state = true;
+
+  template <class A>
+  static __device__ void forward(const A* ax, const A* ah, A, A c_prev, const A* p, A& h, A& c, A* saved) {
+    const A i = sigmoid(ax[0] + ah[0]), f = sigmoid(ax[1] + ah[1]), g = tanh(ax[2] + ah[2]), o = sigmoid(ax[3] + ah[3]);
+    c = sigmoid(p[0]) * f * c_prev + i * g;
+    h = o * tanh(c);
+    saved[0] = i, saved[1] = f, saved[2] = g, saved[3] = o;
+  }
+
+  template <class A>
+  static __device__ void backward(
+      const A* saved, A, A c_prev, A, A c, const A* p, A dh, A& dc, A* dax, A&, A& dh_prev, A* dp) {
+    const A i = saved[0], f = saved[1], g = saved[2], o = saved[3], leak = sigmoid(p[0]), tanh_c = tanh(c);
+    dc += dh * o * tanh_slope(tanh_c);
+    const A df = dc * leak * c_prev;
+    dax[0] = dc * g * sigmoid_slope(i);
+    dax[1] = df * sigmoid_slope(f);
+    dax[2] = dc * i * tanh_slope(g);
+    dax[3] = dh * tanh_c * sigmoid_slope(o);
+    dp[0] = df * f * (A(1) - leak);
+    dc *= leak * f;
+    dh_prev = A(0);
+  }
+};
+"""
+
 LeakyLSTM = fastrnn.register(
     Cell(
-        "leaky_lstm", ("i", "f", "g", "o"), forward, backward, numba=(__name__, "RENDERING"), cell_state=True,
-        unit_parameters=1, readout=Readout(readout, readout_backward, inside),
+        "leaky_lstm", ("i", "f", "g", "o"), forward, backward, numba=(__name__, "RENDERING"), cuda=(CUDA, "LeakyLstm"),
+        saved=4, cell_state=True, unit_parameters=1, readout=Readout(readout, readout_backward, inside),
     )
 )  # fmt: skip

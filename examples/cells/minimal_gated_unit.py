@@ -89,9 +89,41 @@ RENDERING = Rendering(
     gate_backward=vector_gated_state_backward,
 )  # fmt: skip
 
+# The same on one unit's registers, for CUDA; csrc/cells/cell.cuh says what such a struct has
+
+CUDA = """
+struct MinimalGatedUnit : CellTraits {
+  static constexpr int gates = 2, saved = 2;
+  static constexpr bool gated = true, gate_shared = true, uses_h_prev = true;
+
+  template <class A>
+  static __device__ void forward(const A* ax, const A* ah, A h_prev, A, const A*, A& h, A&, A* saved) {
+    const A f = sigmoid(ax[0] + ah[0]), n = tanh(ax[1] + ah[1]);
+    h = (A(1) - f) * h_prev + f * n;
+    saved[0] = f, saved[1] = n;
+  }
+
+  template <class A>
+  static __device__ void backward(
+      const A* saved, A h_prev, A, A, A, const A*, A dh, A&, A* dax, A&, A& dh_prev, A*) {
+    const A f = saved[0], n = saved[1];
+    dax[0] = dh * (n - h_prev) * sigmoid_slope(f);
+    dax[1] = dh * f * tanh_slope(n);
+    dh_prev = dh * (A(1) - f);
+  }
+
+  template <class A> static __device__ A gate(A ax, A ah, A h_prev) { return sigmoid(ax + ah) * h_prev; }
+
+  template <class A> static __device__ void gate_backward(A f, A h_prev, A ds, A& da, A& dh_prev) {
+    da = ds * h_prev * sigmoid_slope(f);
+    dh_prev = ds * f;
+  }
+};
+"""
+
 MGU = fastrnn.register(
     Cell(
-        "mgu", ("f", "n"), forward, backward, numba=(__name__, "RENDERING"),
+        "mgu", ("f", "n"), forward, backward, numba=(__name__, "RENDERING"), cuda=(CUDA, "MinimalGatedUnit"), saved=2,
         gated=GatedProduct(gated_state, gated_state_backward),
     )
 )  # fmt: skip

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import reprlib
 import sys
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from threading import Lock
 from types import ModuleType
 from typing import Any, TypeAlias
 
@@ -51,6 +53,47 @@ def on(device: str) -> AbstractContextManager[Any]:
         return nullcontext()
     context: AbstractContextManager[Any] = module_of(device).cuda.Device(index(device))
     return context
+
+
+class Order:
+    """Of work on a GPU's streams that shares memory which the callers know nothing of; on the CPU there is none.
+
+    Made on the stream that wrote the memory, and whose memory it is: it gets it back when it is freed. No host waits.
+    """
+
+    def __init__(self, device: str) -> None:
+        self._event = None
+        if device != "cpu":
+            self._cuda, self._lock = module_of(device).cuda, Lock()
+            self._first = self._last = self._cuda.get_current_stream()
+            self._event = self._cuda.Event(disable_timing=True)
+            self._event.record(self._first)
+
+    def reached(self) -> None:
+        """Let what the current stream does from now on wait for the memory to be written."""
+        if self._event is not None:
+            current = self._cuda.get_current_stream()
+            if current != self._last:
+                current.wait_event(self._event)
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Order the block, which uses the memory, behind all that did before; the first stream's later work behind it.
+
+        One block at a time: two on two streams would be in each other's way.
+        """
+        if self._event is None:
+            yield
+            return
+        with self._lock:
+            self.reached()
+            self._last = self._cuda.get_current_stream()
+            try:
+                yield
+            finally:
+                self._event.record(self._last)
+                if self._last != self._first:
+                    self._first.wait_event(self._event)
 
 
 def index(device: str) -> int:

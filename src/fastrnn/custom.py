@@ -42,16 +42,21 @@ def register(cell: Cell) -> type[Recurrent[Any]]:
     cell's unit parameters. `fastrnn.load` reads its checkpoints once the cell is registered.
 
     Args:
-        cell: the equations, see fastrnn.cells.Cell, and for the CPU backend a Numba rendering, see fastrnn.cpu.cells.
-            Without a rendering the layer runs on the reference alone, and calls on another backend are refused.
+        cell: the equations, see fastrnn.cells.Cell; for the CPU backend a Numba rendering, see fastrnn.cpu.cells; for
+            the CUDA backend the text of a C++ struct, see csrc/cells/cell.cuh. Calls on a backend that has no rendering
+            are refused; the reference needs none.
 
     Raises:
-        TypeError: not a Cell. ValueError: the name is taken, or is no identifier.
+        TypeError: not a Cell. ValueError: the name is taken, or is no identifier, or the CUDA text has no such struct.
     """
     if not isinstance(cell, Cell):
         raise TypeError(f"cell: expected a fastrnn.cells.Cell, got {validation.describe(cell)}")
     if not cell.name.isidentifier() or cell.name in CELLS or cell.name in LAYERS:
         raise ValueError(f"cell: expected a new name that is an identifier, got {cell.name!r}")
+    if cell.cuda is not None and not cell.cuda[0].endswith(".cuh") and f"struct {cell.cuda[1]} " not in cell.cuda[0]:
+        raise ValueError(
+            f"cell: expected cuda=(source, struct), a text that has the struct, got no {cell.cuda[1]!r} in it"
+        )
     base = _WithCellState if cell.cell_state else _WithoutCellState
 
     def name_of(arguments: Mapping[str, Any]) -> str:

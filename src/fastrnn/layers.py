@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar, cast
 import numpy as np
 
 from fastrnn import backends, checkpoint, initialisation, sequence, validation
-from fastrnn.arrays import Array, on, to_device, to_host, zeroed
+from fastrnn.arrays import Array, Order, on, to_device, to_host, zeroed
 from fastrnn.cells import CELLS
 from fastrnn.recurrence import Weights
 from fastrnn.stream import Stream
@@ -157,7 +157,7 @@ class Recurrent(Generic[S]):
         if self.device == "cpu":
             read_only = {name: np.asarray(memoryview(cast(Any, value)).toreadonly()) for name, value in values.items()}
             self._params |= read_only
-        self._packed: dict[str, list[Any]] = {}
+        self._packed: dict[str, tuple[list[Any], Order]] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
         """How to copy and pickle: the class of a registered cell is found by its name there, not in a module."""
@@ -304,6 +304,7 @@ class Recurrent(Generic[S]):
             output = sequence.forward(
                 self._network, backend, packed, inputs, save=True, call=call, batch_first=time_last
             )
+            order = Order(device)  # the backward pass may be called on another of the GPU's streams
         passes: list[sequence.Pass] = output.passes
 
         def saved() -> list[sequence.Pass]:
@@ -321,7 +322,7 @@ class Recurrent(Generic[S]):
                 cell_state=self._network.cell.cell_state, batched=batched, batch_first=self.batch_first,
                 where=device,
             )  # fmt: skip
-            with on(device):
+            with on(device), order.kept():
                 grads = sequence.backward(
                     self._network, backend, packed, inputs, saved(), *given, batch_first=time_last
                 )
@@ -334,7 +335,7 @@ class Recurrent(Generic[S]):
         def cells() -> list[Array]:
             if not self._network.cell.cell_state:
                 raise AttributeError(f"cells: {type(self).__name__} has no cell state")
-            with on(device):
+            with on(device), order.kept():
                 return [self._laid_out(c, batched) for c in sequence.cells(self._network, backend, packed, saved())]
 
         return Forward._make(
@@ -383,8 +384,11 @@ class Recurrent(Generic[S]):
         if backend not in cache:
             values, pack = self._values, backends.module(backend).pack
             weights = [[None if name is None else values[name] for name in names] for names in self._names()]
-            cache[backend] = [pack(self._network.cell, Weights(*w)) for w in weights]  # type: ignore[arg-type]
-        return cache[backend]
+            packed = [pack(self._network.cell, Weights(*w)) for w in weights]  # type: ignore[arg-type]
+            cache[backend] = packed, Order(self.device)
+        packed, order = cache[backend]
+        order.reached()
+        return packed
 
     def _by_name(self, weights: list[Weights]) -> dict[str, Array]:
         return {

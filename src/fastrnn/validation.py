@@ -19,11 +19,8 @@ from fastrnn.sequence import Inputs
 
 DTYPES = {"cpu": ("float32", "float64"), "cuda": ("float32", "float64", "float16", "bfloat16")}
 INITS = ("uniform", "xavier", "orthogonal", "identity")
-# Options that the CUDA kernels do not have yet; each is refused by name on a GPU unless it has one of these values.
-ON_A_GPU: dict[str, tuple[Any, ...]] = {
-    "peephole": (False,), "recurrent": ("full",), "zoneout": (0.0, (0.0, 0.0)), "recurrent_dropout": (0.0,),
-    "layer_norm": (False,),
-}  # fmt: skip
+# Options that the CUDA kernels do not have yet; each is refused by name on a GPU unless it has this value.
+ON_A_GPU: dict[str, Any] = {"layer_norm": False}
 # Options of the public interface that no loop of this version has; each is refused by name unless it has this value.
 NOT_YET: dict[str, Any] = {"precision": "highest"}
 
@@ -74,11 +71,11 @@ def constructor(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def for_device(arguments: Mapping[str, Any], where: str) -> None:
-    """Refuse the options that the loop of this device does not have; a mask on U is weights of zero, so each has it."""
+    """Refuse the options that the loop of this device does not have."""
     for name, allowed in ON_A_GPU.items() if where != "cpu" else ():
-        value = arguments.get(name, allowed[0])
-        if not isinstance(value, np.ndarray) and value not in allowed:
-            raise ValueError(f"{name}: expected {allowed[0]!r}, the only value on a GPU in this version, got {value!r}")
+        value = arguments.get(name, allowed)
+        if value != allowed:
+            raise ValueError(f"{name}: expected {allowed!r}, the only value on a GPU in this version, got {value!r}")
 
 
 def layer_norm(value: bool, cell: Cell) -> None:
@@ -288,6 +285,7 @@ def call(
     hidden_size: int, cell_state: bool, dtype: object, batch_first: bool, where: str = "cpu",
 ) -> tuple[Inputs, bool]:  # fmt: skip
     """Check the arguments of a call and return them time first and batched, and whether they were batched."""
+    _not_capturing(where)
     batched = getattr(x, "ndim", 3) != 2
     letters = ("B", "T") if batch_first else ("T", "B")
     x = array("x", x, dtype, (*letters, input_size) if batched else ("T", input_size), where)
@@ -302,6 +300,21 @@ def call(
         raise ValueError(f"lengths: expected None with unbatched x [T, {input_size}], got {describe(lengths)}")
     checked = None if lengths is None else to_device(steps_of(lengths, steps, batch), where)
     return Inputs(x, h0, c0, checked, _reset(reset, steps, batch, batched, batch_first, where)), batched
+
+
+def _not_capturing(where: str) -> None:
+    """Refuse to be part of a CUDA graph of the caller's.
+
+    A pass allocates, and what it gives back CuPy's pool would give to others, over whose data each launch of the graph
+    would then write (cupy#8318).
+    """
+    if where != "cpu":
+        cuda = module_of(where).cuda
+        if cuda.get_current_stream(index(where)).is_capturing():
+            raise RuntimeError(
+                "stream: expected a current stream that captures no CUDA graph, got one that does: a pass allocates "
+                "memory; of fastrnn, the steps of `layer.stream(batch)` may be captured"
+            )
 
 
 def pair(
@@ -358,6 +371,7 @@ def gradients(
     cells_width: int, cell_state: bool, batched: bool, batch_first: bool, where: str = "cpu",
 ) -> tuple[Array | None, Array | None, Array | None, list[Array | None] | None]:  # fmt: skip
     """Check the arguments of a backward call; return dy, dh_n, dc_n and dcells time first and batched."""
+    _not_capturing(where)
     steps, batch = inputs.x.shape[:2]
 
     def over_time(name: str, value: object, width: int) -> Array | None:

@@ -82,8 +82,10 @@ class Cell:
     unit_parameters: N, the rows of `weight_p`; 0 where the cell has none, p is then None.
     numba: (module, name) of the Numba rendering, see fastrnn.cpu.cells; None without one, and the CPU backend then
         refuses the cell.
-    cuda: (file, struct) of the CUDA rendering, see csrc/cells/cell.cuh; None likewise. saved: V, the number of values
-        that its step saves.
+    cuda: (source, struct) of the CUDA rendering: a C++ struct as csrc/cells/cell.cuh describes it, in the text `source`
+        or in a file of csrc/cells, "gru.cuh"; None likewise.
+    saved, uses_h: what its loop must know: V, the number of values that a step of the struct saves, and whether the
+        struct's backward reads h. The compiler compares both, and all else here, with the struct.
     readout: of a cell state; a cell that has one and no readout is refused with layer_norm.
     """
 
@@ -94,6 +96,7 @@ class Cell:
     numba: tuple[str, str] | None = None
     cuda: tuple[str, str] | None = None
     saved: int = 0
+    uses_h: bool = False
     cell_state: bool = False
     separate: tuple[str, ...] = ()
     unit_parameters: int = 0

@@ -75,10 +75,10 @@ def reset_state_backward(xp: ModuleType, saved: Array, h_prev: Array, ds: Array)
 
 GRU = Cell(
     "gru", ("r", "z", "n"), after_forward, after_backward, numba=("fastrnn.cpu.cells.gru", "AFTER"),
-    cuda=("gru", "Gru"), saved=4, separate=("n",),
+    cuda=("gru.cuh", "Gru"), saved=4, separate=("n",),
 )  # fmt: skip
 GRU_RESET_BEFORE = Cell(
     "gru_reset_before", ("r", "z", "n"), before_forward, before_backward,
-    numba=("fastrnn.cpu.cells.gru", "BEFORE"), cuda=("gru", "GruResetBefore"), saved=3,
+    numba=("fastrnn.cpu.cells.gru", "BEFORE"), cuda=("gru.cuh", "GruResetBefore"), saved=3,
     gated=GatedProduct(reset_state, reset_state_backward),
 )  # fmt: skip

@@ -71,7 +71,7 @@ def _cell(name: str, coupled: bool, peephole: bool) -> Cell:
     gates = ("f", "g", "o") if coupled else ("i", "f", "g", "o")
     return Cell(
         name, gates, forward, backward, numba=("fastrnn.cpu.cells.lstm", name.upper()),
-        cuda=None if peephole else ("lstm", "LstmCoupled" if coupled else "Lstm"), saved=len(gates), cell_state=True,
+        cuda=("lstm.cuh", f"Lstm{'Coupled' * coupled}{'Peephole' * peephole}"), saved=len(gates), cell_state=True,
         unit_parameters=len(gates) - 1 if peephole else 0, readout=Readout(readout, readout_backward, inside),
     )  # fmt: skip
 

@@ -17,6 +17,7 @@ from fastrnn.cuda.backward import recur_backward
 from fastrnn.cuda.describe import describe
 from fastrnn.cuda.forward import Saved, States, allocate, forward_steps, input_product, scratch, set_initial
 from fastrnn.cuda.packed import Packed, pack
+from fastrnn.cuda.products import using, workspace
 from fastrnn.cuda.stepper import Stepper
 from fastrnn.philox import MASK
 from fastrnn.recurrence import Final, Run, Zone
@@ -26,15 +27,14 @@ __all__ = ["cells", "describe", "pack", "random_words", "recur_backward", "recur
 
 def recur_forward(cell: Cell, packed: Packed, run: Run, save: bool) -> Final:
     """Run the recurrence; see fastrnn.recurrence."""
-    assert run.keep is None, "refused before"
-    assert run.zone is None, "refused before"
     steps, batch = run.x.shape[:2]
     taken = places.take(cell, packed, run, save)
     if taken is None:
-        states, into = allocate(cell, packed, steps, batch, save), scratch(packed, steps, batch)
+        states, into = allocate(cell, packed, run, save), scratch(packed, steps, batch)
         set_initial(run, states)
         input_product(packed, run.x, into)
-        forward_steps(cell, packed, run, states, into)
+        with using(workspace()):
+            forward_steps(cell, packed, run, states, into)
         return Final(*_end(run, states), Saved(states, None) if save else None)
     key, place = taken
     set_initial(run, place.states)
@@ -66,8 +66,7 @@ def cells(cell: Cell, packed: Packed, run: Run, saved: Saved) -> Array:
 
 def stepper(cell: Cell, packed: Packed, x: Array, zone: Zone | None) -> Stepper:
     """One layer of a stream that reads x [B, I]."""
-    assert zone is None, "refused before"
-    return Stepper(cell, packed, x)
+    return Stepper(cell, packed, x, zone)
 
 
 def random_words(xp: ModuleType, seed: int, counter: tuple[int, int, int], count: int) -> Array:

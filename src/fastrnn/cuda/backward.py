@@ -9,10 +9,9 @@ import cupy as xp
 from fastrnn.arrays import Array, zeroed
 from fastrnn.cells import Cell
 from fastrnn.cuda import kernels
-from fastrnn.cuda.forward import Saved, States, rows
-from fastrnn.cuda.graphs import caller_captures
+from fastrnn.cuda.forward import Saved, States, has_options, rows, shares, step
 from fastrnn.cuda.packed import Packed, computed_in
-from fastrnn.cuda.products import multiply
+from fastrnn.cuda.products import matmul, multiply, using, workspace
 from fastrnn.recurrence import Columns, Given, Initial, Run, Weights
 
 
@@ -36,9 +35,14 @@ class Backward(NamedTuple):
     dh0: Array  # [B, P]
     product: Array  # [B, P]
     ds: Array  # [B, H], gradient of the gated state or of the projection's input
+    dp: Array | None  # [B, N, H] in the dtype of registers: each row's part of the gradient of the unit parameters
+    ddiagonal: Array | None  # [B, G, H] likewise, of a diagonal U
 
     def take(self, given: Given) -> None:
         """Start from these gradients; those over time only where they stand elsewhere."""
+        for total in (self.dp, self.ddiagonal):
+            if total is not None:
+                total[...] = 0
         for mine, arriving in ((self.direct, given.h_n), (self.dc, given.c_n)):
             if mine is not None:
                 mine[...] = 0 if arriving is None else arriving
@@ -65,6 +69,8 @@ def allocate(cell: Cell, packed: Packed, steps: int, batch: int, dy: Array | Non
         dy, dcells,
         xp.empty((batch, output), compute), xp.empty((batch, hidden), compute) if cell.cell_state else None, d,
         xp.empty((batch, output), dtype), xp.empty((batch, output), dtype), xp.empty((batch, hidden), dtype),
+        None if packed.p is None else xp.empty((batch, *packed.p.shape), compute),
+        None if packed.diagonal is None else xp.empty((batch, gates, hidden), compute),
     )  # fmt: skip
 
 
@@ -72,13 +78,13 @@ def recur_backward(
     cell: Cell, packed: Packed, run: Run, saved: Saved, given: Given, dx: Array, accumulate: bool
 ) -> Initial:
     """Back-propagate through time, then over all T*B at once; see fastrnn.recurrence."""
-    if saved.place is not None and not caller_captures():
-        with saved.place.lock:
-            return _finish(packed, run, saved.states, saved.place.backward(given), dx, accumulate)
+    if saved.place is not None:
+        return _finish(packed, run, saved.states, saved.place.backward(given), dx, accumulate)
     steps, batch = run.x.shape[:2]
     memory = allocate(cell, packed, steps, batch, _over_time(given.y), _over_time(given.cells))
     memory.take(given._replace(y=None, cells=None))
-    backward_steps(cell, packed, run, saved.states, memory)
+    with using(workspace()):
+        backward_steps(cell, packed, run, saved.states, memory)
     return _finish(packed, run, saved.states, memory, dx, accumulate)
 
 
@@ -97,43 +103,50 @@ def backward_steps(cell: Cell, packed: Packed, run: Run, states: States, memory:
 
     Nothing in here waits for the device, and nothing allocates.
     """
-    dy, dcells, direct, dc, d, dh0, product, ds = memory
+    dy, dcells, direct, dc, d, dh0, product, ds, dp, ddiagonal = memory
     batch, hidden, output = dh0.shape[0], packed.hidden, packed.output
     if run.x.shape[0] * batch == 0:
         dh0[...] = direct
         return
-    k = kernels.load(cell, packed.dtype, batch, (hidden, output), (dy, dcells))
+    k = kernels.load(cell, packed.dtype, batch, (hidden, output), (dy, dcells), has_options(packed, run))
+    full = packed.hh is not None
     later: int | None = None
     for t in list(run.steps())[::-1]:
         before, after = states.slots(t, run.reverse)
         clear, clear_later = (None if run.clear is None or at is None else run.clear[at] for at in (t, later))
+        h_prev, h = states.hs[before], states.hs[after]
         c_prev, c = (None, None) if states.cs is None else (states.cs[before], states.cs[after])
-        arriving = (None if later is None else product, run.lengths, clear_later)
+        saved, s, dah_last = step(states.gates, t), step(states.s, t), step(d.dah_last, t)
+        own_h, own_c = step(states.own_h if states.m is None else states.m, t), step(states.own_c, t)
+        recurrent = product if full and later is not None else None
         dm = None
         if d.dproj is not None:
             k.launch(
-                "project_backward", batch, output, *arriving, *_row(dy, t), direct, d.dproj[t], t, later or 0, batch,
-                output,
+                "project_backward", batch, output, recurrent, run.keep, run.lengths, clear_later, *_row(dy, t), direct,
+                d.dproj[t], t, later or 0, batch, output,
             )  # fmt: skip
             dm = multiply(d.dproj[t], packed.hr, out=ds)  # type: ignore[arg-type]
-        dah_last = None if d.dah_last is None else d.dah_last[t]
-        saved = None if states.gates is None else states.gates[t]
         k.launch(
-            "step_backward", batch, hidden, saved, states.hs[before], c_prev, states.hs[after], c, run.lengths, clear,
-            clear_later, *_row(dy if dm is None else None, t), *_row(dcells, t), arriving[0] if dm is None else None,
-            dm, direct if dm is None else None, dc, d.dax[t] if cell.separate else None, d.dah[t], dah_last, t,
-            later or 0, batch, hidden,
+            "step_backward", batch, hidden, saved, packed.p, packed.diagonal, run.keep if dm is None else None,
+            *shares(run, t), h_prev, c_prev, None if full else s, h if own_h is None else own_h,
+            c if own_c is None else own_c, run.lengths, clear, clear_later, *_row(dy if dm is None else None, t),
+            *_row(dcells, t), recurrent if dm is None else None, dm, direct if dm is None else None, dc,
+            d.dax[t] if cell.separate else None, d.dah[t], dah_last, dp, ddiagonal, t, later or 0, batch, hidden,
         )  # fmt: skip
-        if dah_last is not None:
-            multiply(dah_last, packed.last, out=ds)  # type: ignore[arg-type]
+        if full and dah_last is not None:
+            multiply(dah_last, packed.last, out=ds)
             k.launch(
-                "gate_backward", batch, hidden, ds, saved, states.hs[before], run.lengths, clear, direct, d.dah[t], t,
+                "gate_backward", batch, hidden, ds, saved, h_prev, run.keep, run.lengths, clear, direct, d.dah[t], t,
                 batch, hidden,
             )  # fmt: skip
-        multiply(d.dah[t].reshape(batch, -1), packed.first, out=product)
+        if full:
+            multiply(d.dah[t].reshape(batch, -1), packed.first, out=product)
         later = t
     clear_later = None if run.clear is None else run.clear[later]
-    k.launch("initial_backward", batch, output, direct, product, run.lengths, clear_later, dh0, later, batch, output)
+    k.launch(
+        "initial_backward", batch, output, direct, product if full else None, run.keep, run.lengths, clear_later, dh0,
+        later, batch, output,
+    )  # fmt: skip
 
 
 def _row(array: Array | None, t: int) -> tuple[Array | None, int]:
@@ -144,27 +157,35 @@ def _row(array: Array | None, t: int) -> tuple[Array | None, int]:
 def _finish(packed: Packed, run: Run, states: States, memory: Backward, dx: Array, accumulate: bool) -> Initial:
     """Write or add to dx; return the gradients of the initial state, the weights and the biases, as copies."""
     c0 = None if memory.dc is None else memory.dc.astype(packed.dtype)  # a copy
-    return Initial(memory.dh0.copy(), c0, _after_loop(packed, run, states, memory.d, dx, accumulate))
+    return Initial(memory.dh0.copy(), c0, _after_loop(packed, run, states, memory, dx, accumulate))
 
 
-def _after_loop(packed: Packed, run: Run, states: States, d: PreActivations, dx: Array, accumulate: bool) -> Weights:
+def _after_loop(packed: Packed, run: Run, states: States, memory: Backward, dx: Array, accumulate: bool) -> Weights:
     """Write or add to dx; return the gradients of the weights and biases."""
-    steps = run.x.shape[0]
+    steps, d = run.x.shape[0], memory.d
     padding = None if run.lengths is None else xp.arange(steps)[:, None] >= run.lengths
     x = rows(_without(run.x, padding))
-    h_prev = rows(_without(states.hs[1:] if run.reverse else states.hs[:steps], run.clear))
-    split = packed.first.shape[0]
     dax = [rows(d.dax)] if d.dah_last is None else [rows(d.dah), rows(d.dah_last)]
     dah = [rows(d.dah)] if d.dah_last is None else dax
-    inputs = [h_prev] if states.s is None else [h_prev, rows(states.s)]
-    _input_gradient(packed, dax, split, padding, dx, accumulate)
+    _input_gradient(packed, dax, padding, dx, accumulate)
+    dp, ddiagonal = (None if a is None else _sum(a).astype(packed.dtype) for a in (memory.dp, memory.ddiagonal))
     return Weights(
-        _join([xp.matmul(da.T, x) for da in dax]),
-        _join([xp.matmul(da.T, a) for da, a in zip(dah, inputs, strict=True)]),
+        _join([matmul(da.T, x) for da in dax]),
+        _recurrent_gradient(run, states, dah, padding) if ddiagonal is None else ddiagonal.reshape(-1),
         None if packed.bias is None else _join([_sum(da) for da in dax]),
         None if packed.bias is None else _join([_sum(da) for da in dah]),
-        None if d.dproj is None or states.m is None else xp.matmul(rows(d.dproj).T, rows(states.m)),
+        None if d.dproj is None or states.m is None else matmul(rows(d.dproj).T, rows(states.m)),
+        dp,
     )
+
+
+def _recurrent_gradient(run: Run, states: States, dah: list[Array], padding: Array | None) -> Array:
+    """dU, of all that the recurrent products saw; the state that padding holds may be NaN."""
+    seen = states.hs if states.seen is None else states.seen
+    unseen = run.clear if padding is None else padding if run.clear is None else padding | run.clear
+    h_prev = rows(_without(seen[1:] if run.reverse else seen[: run.x.shape[0]], unseen))
+    inputs = [h_prev] if states.s is None else [h_prev, rows(states.s)]
+    return _join([matmul(da.T, a) for da, a in zip(dah, inputs, strict=True)])
 
 
 def _join(parts: list[Array]) -> Array:
@@ -173,7 +194,7 @@ def _join(parts: list[Array]) -> Array:
 
 
 def _sum(da: Array) -> Array:
-    """The sum over T*B, taken in the dtype of registers."""
+    """The sum over the first axis, taken in the dtype of registers."""
     total: Array = da.sum(0, dtype=computed_in(da.dtype)).astype(da.dtype)
     return total
 
@@ -185,12 +206,10 @@ def _without(a: Array, mask: Array | None) -> Array:
     return zeroed(a, mask[..., None])
 
 
-def _input_gradient(
-    packed: Packed, dax: list[Array], split: int, padding: Array | None, dx: Array, accumulate: bool
-) -> None:
+def _input_gradient(packed: Packed, dax: list[Array], padding: Array | None, dx: Array, accumulate: bool) -> None:
     """dx = dax W over all T*B, exactly zero on padding."""
-    product = xp.matmul(dax[0], packed.ih[:split])
+    whole = matmul(dax[0], packed.ih[: packed.split])
     if len(dax) > 1:
-        product += xp.matmul(dax[1], packed.ih[split:])
-    product = _without(product.reshape(dx.shape), padding)
-    dx[...] = dx + product if accumulate else product
+        whole += matmul(dax[1], packed.ih[packed.split :])
+    whole = _without(whole.reshape(dx.shape), padding)
+    dx[...] = dx + whole if accumulate else whole

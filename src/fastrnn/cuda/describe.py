@@ -8,12 +8,16 @@ from fastrnn.recurrence import Loop, Shape
 
 def describe(cell: Cell, shape: Shape) -> Loop:
     """How one layer would run; see fastrnn.recurrence."""
-    products = 1 + (cell.gated is not None) + (shape.projected > 0)
+    gated = cell.gated is not None
+    products = 0 if shape.diagonal else 1 + gated + (shape.projected > 0)
+    before = f"{products} product(s) by cuBLAS, and " if products else ""
+    fused = "two fused kernels" if gated and products else "one fused kernel"
     stages = [
         "input product of all steps by cuBLAS",
-        f"per step {products} product(s) by cuBLAS, then the gates and all options in one fused kernel",
+        f"per step {before}the gates and all options in {fused}",
         "launched in the first call of a shape, replayed as one CUDA graph from the third",
     ]
     if shape.train:
-        stages.append("backward: the same turned round, then dW, dU and dx by cuBLAS over all steps")
+        loop, after = (", dU in the loop", "dW and dx") if shape.diagonal else ("", "dW, dU and dx")
+        stages.append(f"backward: the same turned round{loop}, then {after} by cuBLAS over all steps")
     return Loop(f"step.cuh for `{cell.name}`", False, 1, "the step plan, which serves every shape", tuple(stages))

@@ -30,7 +30,10 @@ class States(NamedTuple):
     cs: Array | None  # [T+1, B, H]
     gates: Array | None  # [T, B, V, H]
     m: Array | None  # [T, B, H], input of the projection
-    s: Array | None  # [T, B, H], gated state
+    s: Array | None  # [T, B, H], gated state as its product sees it
+    seen: Array | None  # [T+1, B, P], with recurrent dropout: hs as the product sees it
+    own_h: Array | None  # [T, B, H], with zoneout: h of the cell, where its backward reads that
+    own_c: Array | None  # [T, B, H], with zoneout: c of the cell
 
     def slots(self, t: int, reverse: bool) -> tuple[int, int]:
         """Return where the state before and after step t is."""
@@ -50,7 +53,7 @@ class Scratch(NamedTuple):
     """Where the products of one pass go."""
 
     ax: Array  # [T, B, G*H]
-    ah: Array  # [B, G*H]; gated cells [B, (G-1)*H]
+    ah: Array | None  # [B, G*H]; gated cells [B, (G-1)*H]; none with a diagonal U
     ah_last: Array | None  # gated cells [B, H]
     product: Array | None  # [B, P], the projection
 
@@ -61,9 +64,29 @@ def rows(a: Array) -> Array:
     return flat
 
 
-def allocate(cell: Cell, packed: Packed, steps: int, batch: int, save: bool) -> States:
-    """Return uninitialised arrays for a pass over `steps` steps; without `save`, as few as a pass can do with."""
-    dtype, hidden = packed.dtype, packed.hidden
+def has_options(packed: Packed, run: Run) -> bool:
+    """Whether a pass needs the kernels that know a diagonal U, recurrent dropout and zoneout."""
+    return packed.diagonal is not None or run.keep is not None or run.zone is not None
+
+
+def step(array: Array | None, t: int) -> Array | None:
+    """Return step t of an array that has an entry for every step, or one for all."""
+    return None if array is None else array[t % array.shape[0]]
+
+
+def shares(run: Run, t: int) -> tuple[Array | None, Array | None, int]:
+    """Zoneout's shares of the old h and c at one step, [B, H] or rates [1, H], and the distance of their rows."""
+    if run.zone is None:
+        return None, None, 0
+    h, c = (step(share, t) for share in run.zone)
+    row = max(0 if share is None or share.shape[0] == 1 else share.shape[1] for share in (h, c))
+    return h, c, row
+
+
+def allocate(cell: Cell, packed: Packed, run: Run, save: bool) -> States:
+    """Return uninitialised arrays for one pass; without `save`, as few as a pass can do with."""
+    (steps, batch), dtype, hidden = run.x.shape[:2], packed.dtype, packed.hidden
+    zone_h, zone_c = (None, None) if run.zone is None else run.zone
     kept, slots = (steps, steps + 1) if save else (1, 2)
     saved = cell.saved if save else 0
 
@@ -76,7 +99,10 @@ def allocate(cell: Cell, packed: Packed, steps: int, batch: int, save: bool) -> 
         empty(slots, hidden, dtype=computed_in(dtype)) if cell.cell_state else None,
         empty(kept, saved, hidden) if saved else None,
         empty(kept, hidden) if packed.hr is not None else None,
-        empty(kept, hidden) if cell.gated else None,
+        empty(kept, hidden) if cell.gated and (save or packed.diagonal is None) else None,
+        empty(slots, packed.output) if run.keep is not None and packed.diagonal is None else None,
+        empty(kept, hidden) if save and zone_h is not None and cell.uses_h else None,
+        empty(kept, hidden, dtype=computed_in(dtype)) if save and zone_c is not None else None,
     )
 
 
@@ -85,8 +111,8 @@ def scratch(packed: Packed, steps: int, batch: int) -> Scratch:
     hidden, dtype = packed.hidden, packed.dtype
     return Scratch(
         xp.empty((steps, batch, packed.gates * hidden), dtype),
-        xp.empty((batch, packed.first.shape[0]), dtype),
-        None if packed.last is None else xp.empty((batch, hidden), dtype),
+        None if packed.hh is None else xp.empty((batch, packed.split), dtype),
+        xp.empty((batch, hidden), dtype) if packed.hh is not None and packed.gated else None,
         None if packed.hr is None else xp.empty((batch, packed.output), dtype),
     )
 
@@ -95,6 +121,8 @@ def set_initial(run: Run, states: States) -> None:
     """Put the initial state into its slot."""
     slot = states.slots(run.x.shape[0] - 1 if run.reverse else 0, run.reverse)[0]
     states.hs[slot] = run.h0
+    if states.seen is not None:
+        states.seen[slot] = run.h0 * run.keep
     if states.cs is not None:
         states.cs[slot] = run.c0
 
@@ -111,7 +139,7 @@ def forward_steps(cell: Cell, packed: Packed, run: Run, states: States, into: Sc
     hidden, output, y = packed.hidden, packed.output, run.y.view
     if steps * batch == 0:
         return
-    k = kernels.load(cell, packed.dtype, batch, (hidden, output), (y,))
+    k = kernels.load(cell, packed.dtype, batch, (hidden, output), (y,), has_options(packed, run))
     ax, ah, ah_last, product = into
     y_row = y.strides[1] // y.itemsize
     for t in run.steps():
@@ -119,19 +147,27 @@ def forward_steps(cell: Cell, packed: Packed, run: Run, states: States, into: Sc
         clear = None if run.clear is None else run.clear[t]
         h_prev, h = states.hs[before], states.hs[after]
         c_prev, c = (None, None) if states.cs is None else (states.cs[before], states.cs[after])
-        saved = None if states.gates is None else states.gates[t]
-        multiply(h_prev, packed.first.T, out=ah)
-        if states.s is not None:
-            s = states.s[t % states.s.shape[0]]
+        seen, seen_next = (h_prev, None) if states.seen is None else (states.seen[before], states.seen[after])
+        m, s, saved = step(states.m, t), step(states.s, t), step(states.gates, t)
+        own_h, own_c = step(states.own_h, t), step(states.own_c, t)
+        if ah is not None:
+            multiply(seen, packed.first.T, out=ah)
+        if ah_last is not None:
             k.launch(
-                "gate_forward", batch, hidden, ax[t], ah, packed.bias, h_prev, run.lengths, clear, s, t, batch, hidden
-            )
-            multiply(s, packed.last.T, out=ah_last)  # type: ignore[union-attr,arg-type]
-        m = None if states.m is None else states.m[t % states.m.shape[0]]
+                "gate_forward", batch, hidden, ax[t], ah, packed.bias, h_prev, run.keep, run.lengths, clear, s, t,
+                batch, hidden,
+            )  # fmt: skip
+            multiply(s, packed.last.T, out=ah_last)  # type: ignore[arg-type]
+        whole = m is None  # no projection: the kernel makes h itself
         k.launch(
-            "step_forward", batch, hidden, ax[t], ah, ah_last, packed.bias, h_prev if m is None else None, c_prev,
-            run.lengths, clear, h if m is None else m, c, saved, y[t] if m is None else None, y_row, t, batch, hidden,
+            "step_forward", batch, hidden, ax[t], ah, ah_last, packed.bias, packed.p, packed.diagonal,
+            run.keep if whole else None, *shares(run, t), h_prev if whole else None, c_prev, run.lengths, clear,
+            h if whole else m, c, saved, seen_next if whole else None, s if ah_last is None else None, own_h, own_c,
+            y[t] if whole else None, y_row, t, batch, hidden,
         )  # fmt: skip
         if m is not None:
             multiply(m, packed.hr.T, out=product)  # type: ignore[union-attr,arg-type]
-            k.launch("project_forward", batch, output, product, h_prev, run.lengths, h, y[t], y_row, t, batch, output)
+            k.launch(
+                "project_forward", batch, output, product, h_prev, run.keep, run.lengths, h, seen_next, y[t], y_row, t,
+                batch, output,
+            )  # fmt: skip

@@ -13,39 +13,43 @@ from typing import Any
 
 import cupy
 
+from fastrnn.arrays import Array
+from fastrnn.cuda.products import using
+
 _capturing = Lock()
 
 
 class Replayed:
     """A fixed sequence of launches on fixed memory: run as it is once, captured at the second call, replayed since.
 
-    The first run loads the kernels, cuBLAS's too, which must not happen during a capture.
+    The first run loads the kernels, cuBLAS's too, which must not happen during a capture. memory: workspace of the
+    products, which the graph goes on using; nothing else may work in it at the same time.
     """
 
-    def __init__(self, launches: Callable[[], None]) -> None:
-        self._launches, self._warm = launches, False
+    def __init__(self, launches: Callable[[], None], memory: Array) -> None:
+        self._launches, self._memory, self._warm = launches, memory, False
         self._graph: Any = None
 
     def __call__(self) -> None:
         """Run, capture or replay."""
         if self._warm and self._graph is None:
-            self._graph = _capture(self._launches)
+            self._graph = _capture(self.launch)
         if self._graph is None:
-            self._launches()
+            self.launch()
             self._warm = True
         else:
             self._graph.launch()
+
+    def launch(self) -> None:
+        """Run as it is, which a caller may capture."""
+        with using(self._memory):
+            self._launches()
 
 
 def caller_captures() -> bool:
     """Whether the caller is capturing the current stream himself, so that nothing may be captured or replayed here."""
     capturing: bool = cupy.cuda.get_current_stream().is_capturing()
     return capturing
-
-
-def replayable(batch: int, *widths: int) -> bool:
-    """Whether no product of these sizes has but one element: CuPy makes that by a reduction, which allocates."""
-    return batch * min(widths) > 1
 
 
 def _capture(launches: Callable[[], None]) -> Any:

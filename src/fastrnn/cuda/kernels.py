@@ -47,16 +47,18 @@ def _argument(value: Any) -> Any:
     return np.int64(value) if isinstance(value, int) else value
 
 
-def load(cell: Cell, dtype: str, rows: int, units: tuple[int, ...], strided: tuple[Array | None, ...]) -> Kernels:
+def load(
+    cell: Cell, dtype: str, rows: int, units: tuple[int, ...], strided: tuple[Array | None, ...], options: bool
+) -> Kernels:
     """Return the kernels for arrays of this many rows and units.
 
     units: every width of a row that the kernels see. strided: arrays [T, B, width] from outside. Whole vectors need
-    all of them to be made of whole vectors.
+    all of them to be made of whole vectors. options: see Variant.
     """
     width = source.widths(dtype)[1]
     wide = rows * min(units) >= WIDE_ELEMENTS and all(n % width == 0 for n in units)
     wide = wide and all(array is None or _aligned(array) for array in strided)
-    return _load(Variant(cell.name, dtype, width if wide else 1), cupy.cuda.Device().id)
+    return _load(Variant(cell.name, dtype, width if wide else 1, options), cupy.cuda.Device().id)
 
 
 def _aligned(array: Array) -> bool:

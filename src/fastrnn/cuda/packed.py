@@ -17,15 +17,16 @@ def computed_in(dtype: object) -> str:
 
 
 class Packed(NamedTuple):
-    """Weights [rows, columns], contiguous, on the device; `first` and `last` are rows of hh, split for gated cells."""
+    """Weights [rows, columns], contiguous, on the device."""
 
     ih: Array  # [G*H, I]
-    hh: Array  # [G*H, P]
-    first: Array  # [G*H, P]; gated cells [(G-1)*H, P]
-    last: Array | None  # gated cells [H, P]
+    hh: Array | None  # [G*H, P], or
+    diagonal: Array | None  # [G, H] in the dtype of registers
     hr: Array | None  # [P, H]
     bias: Array | None  # [G + separate, H] in the dtype of registers
+    p: Array | None  # [N, H] in the dtype of registers
     gates: int
+    gated: bool
 
     @property
     def hidden(self) -> int:
@@ -35,25 +36,39 @@ class Packed(NamedTuple):
     @property
     def output(self) -> int:
         """P."""
-        return int(self.hh.shape[1])
+        return self.hidden if self.hr is None else int(self.hr.shape[0])
+
+    @property
+    def split(self) -> int:
+        """The rows of ih and hh that belong to the first product: all, or all but the last gate's."""
+        return (self.gates - self.gated) * self.hidden
+
+    @property
+    def first(self) -> Array:
+        """[G*H, P]; gated cells [(G-1)*H, P]."""
+        assert self.hh is not None, "a diagonal needs no product"
+        return self.hh[: self.split]
+
+    @property
+    def last(self) -> Array:
+        """[H, P], of gated cells."""
+        assert self.hh is not None, "a diagonal needs no product"
+        return self.hh[self.split :]
 
     @property
     def dtype(self) -> str:
-        """Name of the dtype of all arrays but the bias."""
+        """Name of the dtype of the matrices."""
         return str(self.ih.dtype)
 
     @property
     def looped(self) -> tuple[Array | None, ...]:
         """What the loop reads of them."""
-        return self.hh, self.hr, self.bias
+        return self.hh, self.diagonal, self.hr, self.bias, self.p
 
     def copy(self) -> Packed:
         """Return the same with copies of all that the loop reads; ih, which it does not, is the same array."""
-        hh, split = self.hh.copy(), self.first.shape[0]
-        return self._replace(
-            hh=hh, first=hh[:split], last=None if self.last is None else hh[split:],
-            hr=None if self.hr is None else self.hr.copy(), bias=None if self.bias is None else self.bias.copy(),
-        )  # fmt: skip
+        hh, diagonal, hr, bias, p = (None if a is None else a.copy() for a in self.looped)
+        return Packed(self.ih, hh, diagonal, hr, bias, p, self.gates, self.gated)
 
     def take(self, other: Packed) -> None:
         """Write what the loop reads of other weights of the same shapes over this one's."""
@@ -69,14 +84,19 @@ def pack(cell: Cell, weights: Weights) -> Packed:
             f"cell: expected one with a CUDA rendering on the backend 'cuda', got {cell.name!r}; "
             "call it under fastrnn.use_backend('reference')"
         )
-    assert cell.separate in ((), cell.gates[-1:]), "step.cuh knows this only of the last gate"
+    if cell.separate and (cell.separate != cell.gates[-1:] or cell.gated):
+        raise ValueError(
+            "cell: expected no separate gate but the last, and none beside a gated product, on the backend 'cuda', "
+            f"got {', '.join(cell.separate)} of {cell.name!r}"
+        )
     gates = len(cell.gates)
     hidden = weights.ih.shape[0] // gates
-    ih, hh = xp.ascontiguousarray(weights.ih), xp.ascontiguousarray(weights.hh)
-    split = (gates - 1) * hidden if cell.gated else gates * hidden
+    dtype, full = computed_in(weights.ih.dtype), weights.hh.ndim == 2
     return Packed(
-        ih, hh, hh[:split], hh[split:] if cell.gated else None,
-        None if weights.hr is None else xp.ascontiguousarray(weights.hr), _bias(cell, weights, hidden), gates,
+        xp.ascontiguousarray(weights.ih), xp.ascontiguousarray(weights.hh) if full else None,
+        None if full else weights.hh.astype(dtype).reshape(gates, hidden),
+        None if weights.hr is None else xp.ascontiguousarray(weights.hr), _bias(cell, weights, hidden),
+        None if weights.p is None else weights.p.astype(dtype, order="C"), gates, cell.gated is not None,
     )  # fmt: skip
 
 

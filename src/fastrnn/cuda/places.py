@@ -15,10 +15,11 @@ from fastrnn.cells import Cell
 from fastrnn.cuda.backward import Backward, backward_steps
 from fastrnn.cuda.backward import allocate as allocate_backward
 from fastrnn.cuda.forward import Saved, allocate, forward_steps, scratch
-from fastrnn.cuda.graphs import Replayed, caller_captures, replayable
+from fastrnn.cuda.graphs import Replayed
 from fastrnn.cuda.packed import Packed
+from fastrnn.cuda.products import workspace, workspace_bytes
 from fastrnn.cuda.source import item_bytes
-from fastrnn.recurrence import Columns, Given, Run
+from fastrnn.recurrence import Columns, Given, Run, Zone
 
 FEWEST_STEPS = 4  # a shorter loop is not worth the copies. Not yet measured.
 MOST_BYTES = 1 << 30  # of one place, and of all that wait. Not yet measured.
@@ -30,18 +31,21 @@ class Place:
 
     def __init__(self, cell: Cell, packed: Packed, run: Run, save: bool) -> None:
         steps, batch = run.x.shape[:2]
-        self.bytes = _bytes(cell, packed, steps, batch)
+        self.bytes = _bytes(cell, packed, run)
         self._cell, self.packed, self._copied = cell, packed.copy(), packed.looped
-        self.states = states = allocate(cell, packed, steps, batch, save)
+        self.states = states = allocate(cell, packed, run, save)
         self.scratch = scratch(packed, steps, batch)
         y = xp.empty((steps, batch, packed.output), packed.dtype)
         self.run = run._replace(
             lengths=None if run.lengths is None else xp.empty_like(run.lengths),
             clear=None if run.clear is None else xp.empty_like(run.clear),
+            keep=None if run.keep is None else xp.empty_like(run.keep),
+            zone=None if run.zone is None else Zone(*(None if a is None else xp.empty_like(a) for a in run.zone)),
             y=Columns(y, 0, packed.output), x=y[:, :, :0], h0=states.hs[:0], c0=None,  # those three are not read
         )  # fmt: skip
-        self.lock = Lock()  # two threads may call the backward pass of one forward pass
-        self._forward = Replayed(partial(forward_steps, cell, self.packed, self.run, self.states, self.scratch))
+        self._workspace = workspace()  # of both loops, which never run at the same time
+        loop = partial(forward_steps, cell, self.packed, self.run, self.states, self.scratch)
+        self._forward = Replayed(loop, self._workspace)
         self._backward: dict[tuple[bool, bool], tuple[Backward, Replayed]] = {}
 
     def holds(self, packed: Packed) -> bool:
@@ -53,7 +57,7 @@ class Place:
         if not self.holds(packed):
             self.packed.take(packed)
             self._copied = packed.looped
-        for mine, given in ((self.run.lengths, run.lengths), (self.run.clear, run.clear)):
+        for mine, given in zip(_looped(self.run), _looped(run), strict=True):
             if mine is not None:
                 mine[...] = given
         self._forward()
@@ -66,11 +70,11 @@ class Place:
             steps, batch = self.run.x.shape[:2]
             dy, dcells = self._like(given.y), self._like(given.cells)
             mine = allocate_backward(self._cell, self.packed, steps, batch, dy, dcells)
-            loop = Replayed(partial(backward_steps, self._cell, self.packed, self.run, self.states, mine))
-            self._backward[key] = mine, loop
-        mine, loop = self._backward[key]
+            loop = partial(backward_steps, self._cell, self.packed, self.run, self.states, mine)
+            self._backward[key] = mine, Replayed(loop, self._workspace)
+        mine, replayed = self._backward[key]
         mine.take(given)
-        loop()
+        replayed()
         return mine
 
     def _like(self, columns: Columns | None) -> Array | None:
@@ -89,13 +93,11 @@ _lock = Lock()
 def take(cell: Cell, packed: Packed, run: Run, save: bool) -> tuple[Hashable, Place] | None:
     """Return a place of the right shape; None for the first pass of a shape, and where nothing is to be replayed."""
     steps, batch = run.x.shape[:2]
-    if steps < FEWEST_STEPS or not replayable(batch, packed.hidden, packed.output) or caller_captures():
-        return None
-    if _bytes(cell, packed, steps, batch) > MOST_BYTES:
+    if steps < FEWEST_STEPS or batch == 0 or _bytes(cell, packed, run) > MOST_BYTES:
         return None
     key = (
         cell.name, packed.dtype, steps, batch, packed.hidden, packed.output, packed.hr is None, packed.bias is None,
-        run.lengths is None, run.clear is None, run.reverse, save,
+        packed.diagonal is None, *(None if a is None else a.shape for a in _looped(run)), run.reverse, save,
         xp.cuda.Device().id, xp.cuda.get_current_stream().ptr, get_ident(),
     )  # fmt: skip
     with _lock:
@@ -140,8 +142,16 @@ def _put_away() -> None:
         _waiting.popitem(last=False)
 
 
-def _bytes(cell: Cell, packed: Packed, steps: int, batch: int) -> int:
-    """About how much memory a place needs: what is counted has an entry for every step."""
+def _looped(run: Run) -> tuple[Array | None, ...]:
+    """What the loops read of a run besides the input and the state, and a place holds copies of."""
+    return run.lengths, run.clear, run.keep, *(run.zone or (None, None))
+
+
+def _bytes(cell: Cell, packed: Packed, run: Run) -> int:
+    """About how much memory a place needs: the workspace, copies of weights, and what has an entry for every step."""
+    weights = sum(a.nbytes for a in packed.looped if a is not None)
     a_unit = 3 * packed.gates + cell.saved + 4 * cell.cell_state + (packed.hr is not None) + (cell.gated is not None)
-    a_row = a_unit * packed.hidden + 4 * packed.output
-    return steps * batch * a_row * item_bytes(packed.dtype)
+    a_unit += (2 + 3 * cell.cell_state) * (run.zone is not None)  # the masks, and what the cell made
+    a_row = a_unit * packed.hidden + (4 + (run.keep is not None)) * packed.output
+    over_time = int(run.x.shape[0]) * int(run.x.shape[1]) * a_row * item_bytes(packed.dtype)
+    return workspace_bytes() + weights + over_time

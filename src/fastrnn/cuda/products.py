@@ -2,11 +2,18 @@
 
 CuPy 14 raises NotImplementedError for every call of cuBLAS on a stream that captures (cupy#6290), though cuBLAS allows
 it. So the function is taken from the library that CuPy has loaded, with CuPy's handle, on CuPy's current stream.
+
+cuBLAS lets a product have a workspace that belongs to the handle, and so to a thread. What is captured in a graph keeps
+the address, so the products of a loop over time are given memory of their own (`using`), captured or not: the size is
+one of the things that cuBLAS chooses its algorithm by, and a launched pass shall have the bits of a replayed one.
 """
 
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from typing import Any
 
@@ -15,9 +22,47 @@ import cupy
 from fastrnn.arrays import Array
 
 TYPES = {"float32": 0, "float64": 1, "float16": 2, "bfloat16": 14}  # cudaDataType_t
-COMPUTE_32F, COMPUTE_64F, DEFAULT_ALGORITHM = 68, 70, -1  # sums in float32, and no tf32
+COMPUTE_32F, COMPUTE_64F, DEFAULT_ALGORITHM = 68, 70, -1  # sums in float32,
+SUMS_AS_COMPUTED = 16  # partial ones too, which cuBLAS else rounds to 16 bits where they pass through memory; no tf32
 AS_IT_IS, TRANSPOSED = 0, 1
 _ONE, _ZERO = ((ctypes.c_float(x), ctypes.c_double(x)) for x in (1, 0))  # read when the call is made or captured
+
+
+_prepared: ContextVar[int | None] = ContextVar("_prepared", default=None)  # handle
+
+
+def workspace_bytes() -> int:
+    """Return the size that NVIDIA advises for the current device: from Hopper on more."""
+    return (32 if int(cupy.cuda.Device().compute_capability) >= 90 else 4) << 20
+
+
+def workspace() -> Array:
+    """Return memory for the products of a loop; CuPy's begins at a multiple of 512 bytes, and cuBLAS wants 256."""
+    memory: Array = cupy.empty(workspace_bytes(), "uint8")
+    return memory
+
+
+@contextmanager
+def using(memory: Array | None) -> Iterator[int]:
+    """Let the products of this thread inside the block work in this memory and in no other, on the current stream.
+
+    Nothing else may call cuBLAS in there: CuPy sets the stream for every call, which takes the workspace away.
+    """
+    library, before = _library(), ctypes.c_int()
+    handle: int = cupy.cuda.Device().cublas_handle
+    stream = cupy.cuda.get_current_stream().ptr
+    _check(library.cublasGetMathMode(handle, ctypes.addressof(before)))
+    _check(library.cublasSetStream_v2(handle, stream))
+    if memory is not None:
+        _check(library.cublasSetWorkspace_v2(handle, memory.data.ptr, memory.nbytes))  # type: ignore[attr-defined]
+    _check(library.cublasSetMathMode(handle, SUMS_AS_COMPUTED))
+    token = _prepared.set(handle)
+    try:
+        yield handle
+    finally:
+        _prepared.reset(token)
+        _check(library.cublasSetMathMode(handle, before.value))
+        _check(library.cublasSetStream_v2(handle, stream))
 
 
 def multiply(a: Array, b: Array, out: Array) -> Array:
@@ -25,20 +70,31 @@ def multiply(a: Array, b: Array, out: Array) -> Array:
 
     cuBLAS counts columns first and sees every matrix transposed: out^T = b^T a^T.
     """
+    handle = _prepared.get()
+    if handle is None:
+        with using(None):
+            return multiply(a, b, out)
     (rows, inner), columns = a.shape, b.shape[1]
     (turn_a, lead_a), (turn_b, lead_b) = _layout(a), _layout(b)
     kind = TYPES[str(a.dtype)]
     double = kind == TYPES["float64"]
-    handle = cupy.cuda.Device().cublas_handle  # this thread's; loads the library if need be
-    library = _library()
-    _check(library.cublasSetStream_v2(handle, cupy.cuda.get_current_stream().ptr))
+    assert max(rows, inner, columns) < 1 << 31, "cuBLAS counts rows and columns in 32 bits"
     at_a, at_b, at_out = (array.data.ptr for array in (a, b, out))  # type: ignore[attr-defined]
-    status = library.cublasGemmEx(
+    status = _library().cublasGemmEx(
         handle, turn_b, turn_a, columns, rows, inner, ctypes.addressof(_ONE[double]), at_b, kind, lead_b, at_a, kind,
         lead_a, ctypes.addressof(_ZERO[double]), at_out, kind, columns, COMPUTE_64F if double else COMPUTE_32F,
         DEFAULT_ALGORITHM,
     )  # fmt: skip
     _check(status)
+    return out
+
+
+def matmul(a: Array, b: Array) -> Array:
+    """Return the product of two matrices of one dtype, of any size; a sum of nothing is zero."""
+    out: Array = cupy.empty((a.shape[0], b.shape[1]), a.dtype)
+    if out.size and a.shape[1]:
+        return multiply(a, b, out)
+    out[...] = 0
     return out
 
 
@@ -63,6 +119,8 @@ def _library() -> Any:
     library = ctypes.CDLL(cublas.__file__)
     number, pointer = ctypes.c_int, ctypes.c_void_p
     library.cublasSetStream_v2.argtypes = [pointer, pointer]
+    library.cublasGetMathMode.argtypes, library.cublasSetMathMode.argtypes = [pointer, pointer], [pointer, number]
+    library.cublasSetWorkspace_v2.argtypes = [pointer, pointer, ctypes.c_size_t]
     library.cublasGemmEx.argtypes = [
         pointer, *[number] * 5, pointer, pointer, number, number, pointer, number, number, pointer, pointer,
         *[number] * 4,

@@ -9,24 +9,30 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from fastrnn.cells import CELLS
+from fastrnn.cells import CELLS, Cell
 
 INCLUDE = re.compile(r'^#include "(.+)"$')
 SCALARS = {"float32": "float", "float64": "double", "float16": "Half", "bfloat16": "BFloat16"}
 VECTOR_BYTES = 16  # one load or store instruction moves at most this much
-OPTIONS = ("--std=c++17",)
+OPTIONS = ("--std=c++17", "--fmad=false")  # a product and a sum are rounded each: one result, however it is compiled
+AHEAD = (*OPTIONS, "-ftz=true")  # for nvcc; CuPy adds the last by itself
 FIRST_BFLOAT16 = 80  # compute capability, times ten, of the first chip that multiplies bfloat16
 
 
 class Variant(NamedTuple):
-    """One compiled module: a cell, the dtype of its arrays, and how many elements a thread moves at once."""
+    """One compiled module: a cell, the dtype of its arrays, how many elements a thread moves at once, the options.
+
+    options: whether it has the code for a diagonal U, recurrent dropout and zoneout, all three; a plain pass does
+    without, and would pay for it in registers.
+    """
 
     cell: str
     dtype: str
     width: int
+    options: bool = False
 
     def __str__(self) -> str:
-        return f"{self.cell}_{self.dtype}_w{self.width}"
+        return f"{self.cell}_{self.dtype}_w{self.width}{'_options' * self.options}"
 
 
 def item_bytes(dtype: str) -> int:
@@ -42,11 +48,12 @@ def widths(dtype: str) -> tuple[int, int]:
 def variants() -> list[Variant]:
     """Return every variant there is."""
     return [
-        Variant(name, dtype, width)
+        Variant(name, dtype, width, options)
         for name, cell in CELLS.items()
         if cell.cuda is not None
         for dtype in SCALARS
         for width in widths(dtype)
+        for options in (False, True)
     ]
 
 
@@ -82,17 +89,33 @@ def assemble(variant: Variant) -> str:
     """Return the source of all kernels of a variant."""
     cell = CELLS[variant.cell]
     assert cell.cuda is not None, "refused before"
-    file, struct = cell.cuda
+    given, struct = cell.cuda
     seen: set[Path] = set()
     parts = [
-        expand(f"cells/{file}.cuh", seen),
+        expand("memory.cuh", seen),
+        expand("cells/cell.cuh", seen),
+        expand(f"cells/{given}", seen) if given.endswith(".cuh") else given,
         f"using Cell = {struct};",
         f"using S = {SCALARS[variant.dtype]};",
         f"constexpr int W = {variant.width};",
+        f"constexpr bool options = {str(variant.options).lower()};",
+        _agreement(cell),
+        expand("gated.cuh" if cell.gated else "step.cuh", seen),
     ]
-    memory = expand("memory.cuh", seen)
-    loop = expand("gated.cuh" if cell.gated else "step.cuh", seen)
-    return "\n".join([memory, *parts, loop]) + "\n"
+    return "\n".join(parts) + "\n"
+
+
+def _agreement(cell: Cell) -> str:
+    """Lines that the compiler refuses where the struct is not the cell that the loop takes it for."""
+    told = {
+        "gates": len(cell.gates), "saved": cell.saved, "parameters": cell.unit_parameters,
+        "cell_state": cell.cell_state, "separate": bool(cell.separate), "gated": cell.gated is not None,
+        "uses_h": cell.uses_h,
+    }  # fmt: skip
+    return "\n".join(
+        f'static_assert(Cell::{name} == {int(value)}, "{cell.name}: {name}: expected {value}, as registered");'
+        for name, value in told.items()
+    )
 
 
 @cache
@@ -101,25 +124,30 @@ def masks() -> str:
     return expand("masks.cuh") + "\n"
 
 
-def cubin(variant: Variant, chip: int) -> str:
-    """Return the name of a variant compiled ahead of time for a chip, 90 for sm_90; other source has another name."""
-    return f"{variant}-{hashlib.sha256(assemble(variant).encode()).hexdigest()[:16]}.sm_{chip}.cubin"
+def cubin(variant: Variant, chip: str) -> str:
+    """Return the name of a variant compiled ahead of time for a chip, "90a"; other source or options, another name."""
+    made_of = "\0".join((*AHEAD, assemble(variant)))
+    return f"{variant}-{hashlib.sha256(made_of.encode()).hexdigest()[:16]}.sm_{chip}.cubin"
 
 
 def compiled(variant: Variant, chip: int) -> Path | None:
-    """Return where that is; None where it was not compiled ahead of time."""
-    path = folder() / "cubins" / cubin(variant, chip)
-    return path if path.is_file() else None
+    """Return where the one for a chip, 90 for sm_90, is; None where it was not compiled ahead of time.
+
+    One for sm_90a runs on sm_90 alone, one for sm_100f on its family, and both are as good there as one for sm_90.
+    """
+    paths = [folder() / "cubins" / cubin(variant, f"{chip}{kind}") for kind in ("", "a", "f")]
+    return next((path for path in paths if path.is_file()), None)
 
 
-def write(target: Path, chips: list[int]) -> None:
-    """Write the source of every variant, under the name of each cubin that the chips need and with .cu in the end."""
+def write(target: Path, chips: list[str]) -> None:
+    """Write the source of every variant, as each cubin's name and .cu in the end, and the options, a file for nvcc."""
     target.mkdir(parents=True, exist_ok=True)
+    (target / "options").write_text("\n".join(AHEAD) + "\n", encoding="utf-8")
     for variant in variants():
         for chip in chips:
-            if variant.dtype != "bfloat16" or chip >= FIRST_BFLOAT16:
+            if variant.dtype != "bfloat16" or int(chip.rstrip("af")) >= FIRST_BFLOAT16:
                 (target / f"{cubin(variant, chip)}.cu").write_text(assemble(variant), encoding="utf-8")
 
 
 if __name__ == "__main__":  # for csrc/cubins.cmake
-    write(Path(sys.argv[1]), [int(chip) for chip in sys.argv[2:]])
+    write(Path(sys.argv[1]), sys.argv[2:])

@@ -9,15 +9,16 @@ import cupy as xp
 from fastrnn.arrays import Array
 from fastrnn.cells import Cell
 from fastrnn.cuda.forward import Scratch, States, forward_steps, input_product, scratch
-from fastrnn.cuda.graphs import Replayed, caller_captures, replayable
+from fastrnn.cuda.graphs import Replayed, caller_captures
 from fastrnn.cuda.packed import Packed, computed_in
-from fastrnn.recurrence import Columns, Run
+from fastrnn.cuda.products import workspace
+from fastrnn.recurrence import Columns, Run, Zone
 
 
 class Stepper:
     """One layer's stream; see fastrnn.recurrence.Stepper. The kernels may write a state over the one they read."""
 
-    def __init__(self, cell: Cell, packed: Packed, x: Array) -> None:
+    def __init__(self, cell: Cell, packed: Packed, x: Array, zone: Zone | None) -> None:
         batch, hidden, dtype = x.shape[0], packed.hidden, packed.dtype
         self.h: Array = xp.zeros((batch, packed.output), dtype)
         self.c: Array | None = xp.zeros((batch, hidden), computed_in(dtype)) if cell.cell_state else None
@@ -25,16 +26,17 @@ class Stepper:
         states = States(
             self.h[None], None if self.c is None else self.c[None], None,
             xp.empty((1, batch, hidden), dtype) if packed.hr is not None else None,
-            xp.empty((1, batch, hidden), dtype) if cell.gated else None,
+            xp.empty((1, batch, hidden), dtype) if cell.gated and packed.diagonal is None else None,
+            None, None, None,
         )  # fmt: skip
-        run = Run(x[None], self.h, self.c, None, None, False, Columns(self.y[None], 0, packed.output))
-        self._launches = partial(_launch, cell, packed, run, states, scratch(packed, 1, batch))
-        self._replayed = Replayed(self._launches) if replayable(batch, hidden, packed.output) else self._launches
+        y = Columns(self.y[None], 0, packed.output)
+        run = Run(x[None], self.h, self.c, None, None, False, y, zone=zone)
+        self._replayed = Replayed(partial(_launch, cell, packed, run, states, scratch(packed, 1, batch)), workspace())
 
     def step(self) -> None:
         """Take one step: x to y, and the state to the next."""
         if caller_captures():
-            self._launches()
+            self._replayed.launch()
         else:
             self._replayed()
 
