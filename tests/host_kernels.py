@@ -90,6 +90,14 @@ class Compiler:
             raise RuntimeError(f"{' '.join(map(str, command))}:\n{run.stdout}{run.stderr}")
 
 
+def check_syntax(code: str, folder: Path) -> None:
+    """Have the compiler read a source; raises with its messages where it refuses it."""
+    file = folder / "source.cpp"
+    file.write_text(Compiler._complete(code), encoding="utf-8")
+    compiler = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
+    Compiler._run(compiler, "-std=c++17", "-fsyntax-only", "-I", ROOT / "csrc" / "host", file)
+
+
 class Kernel:
     """One kernel; a call checks every argument against the C++ parameter and runs the grid under the scheduler."""
 
