@@ -8,6 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from fastrnn import support
+from fastrnn.bench import ours, report
+from fastrnn.cells import CELLS
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -58,3 +62,19 @@ def test_a_false_claim_and_a_failing_example_are_caught(tmp_path: Path) -> None:
 
 def test_benchmark_section_is_marked_once() -> None:
     assert re.findall(r"<!-- bench:\w+ -->", README) == ["<!-- bench:begin -->", "<!-- bench:end -->"]
+
+
+def test_the_table_of_options_is_that_of_the_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = {name: cell for name, cell in CELLS.items() if name in ours.LAYERS}  # without the examples' cells
+    monkeypatch.setattr(support, "CELLS", own)
+    wanted = report.insert(README, support.table(), support.BEGIN, support.END)
+    assert wanted == README, "fill it by `fastrnn support --readme README.md`"
+
+
+def test_the_table_of_options_knows_registered_cells_and_gives_every_hole_a_reason() -> None:
+    found = {(entry.cell, entry.option): entry for entry in support.entries()}
+    assert {cell for cell, _ in found} == set(CELLS)
+    assert found["lstm", "zoneout"].backends == ("reference", "cpu", "cuda")
+    assert found["gru", "proj_size"].backends == ()
+    assert all(len(entry.backends) + len(entry.reasons) == 3 for entry in found.values())
+    assert all(all(entry.reasons.values()) for entry in found.values())

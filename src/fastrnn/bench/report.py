@@ -197,13 +197,13 @@ def markdown(record: Record, main: Callable[[Record, int], Table] = full) -> str
     )
 
 
-def insert(document: str, section: str) -> str:
-    """Return the document with the section between BEGIN and END replaced.
+def insert(document: str, section: str, begin: str = BEGIN, end: str = END) -> str:
+    """Return the document with the section between two markers replaced.
 
     Raises:
         ValueError: the two markers are not there exactly once, in this order.
     """
-    if document.count(BEGIN) != 1 or document.count(END) != 1 or document.index(BEGIN) > document.index(END):
-        raise ValueError(f"readme: expected one {BEGIN} and after it one {END}, got something else")
-    head, rest = document.split(BEGIN)
-    return f"{head}{BEGIN}\n\n{section.strip()}\n\n{END}{rest.split(END)[1]}"
+    if document.count(begin) != 1 or document.count(end) != 1 or document.index(begin) > document.index(end):
+        raise ValueError(f"readme: expected one {begin} and after it one {end}, got something else")
+    head, rest = document.split(begin)
+    return f"{head}{begin}\n\n{section.strip()}\n\n{end}{rest.split(end)[1]}"

@@ -11,6 +11,7 @@ from fastrnn.bench.cli import bench
 from fastrnn.commands import autoencode, charlm, forecast, tag, translate
 from fastrnn.commands.gradflow import gradflow
 from fastrnn.commands.info import info
+from fastrnn.commands.support import support
 from fastrnn.commands.warmup import warmup
 
 app = typer.Typer(
@@ -26,6 +27,7 @@ for name, model in (
 app.command()(bench)
 app.command()(gradflow)
 app.command()(info)
+app.command()(support)
 app.command()(warmup)
 
 
