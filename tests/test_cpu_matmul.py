@@ -58,7 +58,7 @@ def rows_times_panels(
     a: Any, places: Any, first: int, rows: int, astride: int, w: Any, at: int, kstride: int, pairstride: int,
     pairs: int, k: int, out: Any, to: int, rowstride: int, outstride: int, accumulate: bool,
 ) -> None:  # fmt: skip
-    product_rows(a, places, first, rows, astride, w, at, kstride, pairstride, pairs, k,
+    product_rows(a, 0, places, first, rows, astride, w, at, kstride, pairstride, pairs, k,
                  out, to, rowstride, outstride, accumulate)  # fmt: skip
 
 

@@ -35,7 +35,7 @@ def product(
         depth, more = min(K_BLOCK, K - k), accumulate or k > 0
         for p in range(0, panels, together):
             product_rows(
-                a[k:], a_rows, first, count, 1, w, w_first + p * w_panel + k * U, U, w_panel, together, depth,
+                a, k, a_rows, first, count, 1, w, w_first + p * w_panel + k * U, U, w_panel, together, depth,
                 out, start + p * out_panel, out_row, out_panel, more,
             )  # fmt: skip
 
@@ -57,6 +57,6 @@ def wide_product(a: Any, a_rows: Any, first: int, count: int, K: int, w: Any, co
             for panel in range(0, panels, together):
                 column = start + panel * U
                 product_rows(
-                    a[k:], a_rows, first, count, 1, w, column * K + k * U, U, K * U, together, min(K_BLOCK, K - k),
+                    a, k, a_rows, first, count, 1, w, column * K + k * U, U, K * U, together, min(K_BLOCK, K - k),
                     out, column, columns, U, k > 0,
                 )  # fmt: skip

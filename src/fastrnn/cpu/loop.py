@@ -74,23 +74,46 @@ def alive(lengths: Any, count: int, t: int, reverse: bool) -> int:
 
 
 @register_jitable(error_model="numpy")
+def whole_vectors(a: Any, count: int) -> int:
+    """How many of `count` elements stand in whole vectors. LLVM leaves loops over elements scalar: indices may wrap."""
+    lanes = unit_block(a) // 2
+    return count // lanes * lanes
+
+
+@register_jitable(error_model="numpy")
 def copy(source: Any, first: int, target: Any, start: int, count: int) -> None:
     """target[start : start + count] = source[first : first + count]."""
-    for k in range(count):
+    whole = whole_vectors(target, count)
+    for k in range(0, whole, unit_block(target) // 2):
+        store(target, start + k, load(source, first + k))
+    for k in range(whole, count):
         target[start + k] = source[first + k]
 
 
 @register_jitable(error_model="numpy")
 def add(source: Any, first: int, target: Any, start: int, count: int) -> None:
     """target[start : start + count] += source[first : first + count]."""
-    for k in range(count):
+    whole = whole_vectors(target, count)
+    for k in range(0, whole, unit_block(target) // 2):
+        store(target, start + k, load(target, start + k) + load(source, first + k))
+    for k in range(whole, count):
         target[start + k] += source[first + k]
+
+
+@register_jitable(error_model="numpy")
+def multiply(source: Any, first: int, factors: Any, at: int, target: Any, start: int, count: int) -> None:
+    """target[start : start + count] = source[first : ...] * factors[at : ...]; whole vectors all."""
+    for k in range(0, count, unit_block(target) // 2):
+        store(target, start + k, load(source, first + k) * load(factors, at + k))
 
 
 @register_jitable(error_model="numpy")
 def zero(target: Any, start: int, count: int) -> None:
     """target[start : start + count] = 0."""
-    for k in range(count):
+    whole = whole_vectors(target, count)
+    for k in range(0, whole, unit_block(target) // 2):
+        store(target, start + k, splat(target, 0.0))
+    for k in range(whole, count):
         target[start + k] = 0.0
 
 
@@ -249,6 +272,9 @@ def layer_forward(
     seen_rows = offsets[chunk + 8 * n :] if drops else h_prev  # what the recurrent product sees
     seen_state = seen if drops else hs
     raw = raw_c if zoned else cs  # where c stands that the cell made
+    # chosen once: Numba counts references at each choice
+    made, made_rows = (m, m_rows) if projected else (hs, h_next)
+    source = near if near.size else x
     here = 0 if reverse else n
     begin = 0
     while begin < T:
@@ -266,7 +292,7 @@ def layer_forward(
             for i in range(count):
                 copy(x, x_rows[i], near, i * row_stride(I, x.itemsize), I)
                 x_rows[i] = i * row_stride(I, x.itemsize)
-        input_product(near if near.size else x, x_rows, w, bias, ax, count, I, Hp)
+        input_product(source, x_rows, w, bias, ax, count, I, Hp)
         ax_first = 0
         for step in range(begin, end):
             t = T - 1 - step if reverse else step
@@ -286,8 +312,7 @@ def layer_forward(
                     zero(hs, h_prev[i], Pp)
                 if drops:
                     seen_rows[i] = (kept * B + rows[i]) * Ps
-                    for j in range(Pp):
-                        seen[seen_rows[i] + j] = hs[h_prev[i] + j] * keep[rows[i] * Ps + j]
+                    multiply(hs, h_prev[i], keep, rows[i] * Ps, seen, seen_rows[i], Pp)
             together = BLOCKS_AT_ONCE if here <= FEW_ROWS and not diagonal else 1
             if WHOLE:
                 first_product(seen_state, seen_rows, here, u, diagonal, tile, together, P, Hp)
@@ -307,13 +332,13 @@ def layer_forward(
                     for k in range(blocks):
                         cell_rows(
                             here, 0, block + k, ax, ax_first, tile, (block + k) * U, GATES * Hp, Hp, unit, hs, h_prev,
-                            m if projected else hs, m_rows if projected else h_next,
+                            made, made_rows,
                             cs, c_prev, c_next, gates, saved, dead, zoned, zone_h, zone_c, zone_rows, raw, raw_rows,
                             save, Hp,
                         )  # fmt: skip
                 if READOUT:
                     readout_rows(
-                        rows, here, t, B, hs, h_prev, m if projected else hs, m_rows if projected else h_next,
+                        rows, here, t, B, hs, h_prev, made, made_rows,
                         cs, c_prev, c_next, gates, saved, dead, zoned, zone_h, zone_c, zone_rows, raw, raw_rows, norm,
                         save, H, Hp,
                     )  # fmt: skip
@@ -335,7 +360,7 @@ def layer_forward(
                         for k in range(blocks):
                             cell_rows(
                                 some, first, block + k, ax, ax_first, tile, k * GATES * U, width, U, unit, hs, h_prev,
-                                m if projected else hs, m_rows if projected else h_next,
+                                made, made_rows,
                                 cs, c_prev, c_next, gates, saved, dead, zoned, zone_h, zone_c, zone_rows, raw,
                                 raw_rows, save, Hp,
                             )  # fmt: skip
@@ -562,8 +587,7 @@ def layer_backward(
             wide_product(planes, dah_rows, 0, here, many * Hp, u, Pp, back)
         for i in range(here):
             if keep.size:
-                for j in range(Pp):
-                    back[i * Pp + j] *= keep[rows[i] * Ps + j]
+                multiply(back, i * Pp, keep, rows[i] * Ps, back, i * Pp, Pp)
             add(back, i * Pp, dh, dh_rows[i], Pp)
         for i in range(here):
             if clears and clear[t * B + rows[i]]:
@@ -627,8 +651,7 @@ def gated_backward_rows(
                 (b * GATES + GATES - 1) * Hp, ds, i * Hp,
             )  # fmt: skip
         if keep.size:
-            for j in range(Hp):
-                ds[i * Hp + j] *= keep[b * Ps + j]
+            multiply(ds, i * Hp, keep, b * Ps, ds, i * Hp, Hp)
         for column in range(0, Hp, U // 2):
             kept = load_tuple(gates, (t * B + b) * SAVED * Hp + column, Hp, SAVED)
             h_prev = load(hs, (before * B + b) * Ps + column)

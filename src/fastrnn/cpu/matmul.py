@@ -95,7 +95,7 @@ def gemm_tn(
                 rows = min(m_chunk, m - row)
                 _pack_a(a, a_rows, start, count, row, rows, m, depth, packed_a)
                 for panel in range(0, width, U):
-                    product_rows(packed_a, places, 0, rows, MAIN_ROWS, packed_b, panel * count, U, 0, 1, count,
+                    product_rows(packed_a, 0, places, 0, rows, MAIN_ROWS, packed_b, panel * count, U, 0, 1, count,
                                  c, row * c_rowstride + column + panel, c_rowstride, 0,
                                  accumulate or start > 0)  # fmt: skip
 

@@ -258,7 +258,7 @@ def _symbol(dtype: Any) -> str:
 
 @intrinsic
 def product_rows(
-    typingctx: Any, a: Any, a_offsets: Any, first: Any, n_rows: Any, a_kstride: Any,
+    typingctx: Any, a: Any, a_first: Any, a_offsets: Any, first: Any, n_rows: Any, a_kstride: Any,
     w: Any, w_offset: Any, w_kstride: Any, w_pairstride: Any, n_pairs: Any, k: Any,
     out: Any, out_offset: Any, out_rowstride: Any, out_pairstride: Any, accumulate: Any,
 ) -> Any:  # fmt: skip
@@ -266,7 +266,8 @@ def product_rows(
 
     Args:
         typingctx: given by Numba, not by the caller.
-        a: flat array; element kk of row r stands at a_offsets[first + r] + kk * a_kstride.
+        a: flat array; element kk of row r stands at a_first + a_offsets[first + r] + kk * a_kstride.
+        a_first: added to every row's offset. (A slice a[a_first:] would count a reference up and down at each call.)
         a_offsets: int64 [>= first + n_rows], so that the rows of a call may lie anywhere.
         first: the first row's place in a_offsets.
         n_rows: number of rows.
@@ -289,13 +290,15 @@ def product_rows(
         return None
     ready(a.dtype)
     size = types.intp
-    sig = types.void(a, a_offsets, *[size] * 3, w, *[size] * 5, out, *[size] * 3, size)
+    sig = types.void(a, size, a_offsets, *[size] * 3, w, *[size] * 5, out, *[size] * 3, size)
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         values = [
             context.make_array(kind)(context, builder, value).data if isinstance(kind, types.Array) else value
             for kind, value in zip(signature.args, args, strict=True)
         ]
+        a_data, a_first, *others = values
+        values = [builder.gep(a_data, [a_first]), *others]
         kind = ir.FunctionType(ir.VoidType(), [value.type for value in values])
         builder.call(cgutils.get_or_insert_function(builder.module, kind, _symbol(a.dtype)), values)
         return context.get_dummy_value()
