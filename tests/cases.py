@@ -3,7 +3,8 @@
 The cells come from the registry: a new one is tested by every file here as soon as LAYERS below can build it.
 """
 
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -191,6 +192,28 @@ def option_cases(backend: str, dtype: str) -> Iterator[tuple[str, Case]]:
 def cuda_cases(dtype: str) -> Iterator[tuple[str, Case]]:
     """As option_cases, for the CUDA backend: what it refuses is tested in test_bad_input."""
     return ((name, case) for name, case in option_cases("cuda", dtype) if not case.layer_norm)
+
+
+OFTEN_NORMALISED = ("lstm", "gru_reset_before")  # one with c, one with two recurrent products
+OTHER_GPU_DTYPES = ("float64", "float16", "bfloat16")
+
+
+def takes_long(case: Case) -> bool:
+    """Whether a case is left to the nightly run, for the time that it takes.
+
+    Normalised kernels in float64 of all cells but two, which are 20 s of compilation each; and of the GPU's other
+    dtypes all but one a case, chosen by a hash, so that every option and every cell has each of them.
+    """
+    if case.backend == "cuda" and case.dtype in OTHER_GPU_DTYPES:
+        chosen = zlib.crc32(str(replace(case, dtype="float32")).encode()) % len(OTHER_GPU_DTYPES)
+        return case.dtype != OTHER_GPU_DTYPES[chosen]
+    return case.backend == "cpu" and rarely_normalised(vars(case))
+
+
+def rarely_normalised(options: Mapping[str, Any]) -> bool:
+    """Whether these options ask for a normalised kernel in float64 of another cell."""
+    normalised = options.get("layer_norm") and options.get("dtype") == "float64"
+    return bool(normalised) and options.get("cell", "lstm") not in OFTEN_NORMALISED
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,16 @@ settings.load_profile("everyday")
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples" / "cells"))
 import leaky_lstm  # noqa: E402, F401
 import minimal_gated_unit  # noqa: E402, F401
+from cases import Case, takes_long  # noqa: E402
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m chooses
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave to the nightly run what takes long and adds least."""
+    for item in items:
+        case = item.callspec.params.get("case") if hasattr(item, "callspec") else None
+        if isinstance(case, Case) and takes_long(case) and item.path.name != "test_gpu.py":  # there time is no matter
+            item.add_marker(pytest.mark.nightly)
 
 
 @pytest.fixture

@@ -47,7 +47,7 @@ def run(target: tuple[str, str], folder: Path, *arguments: str) -> str:
 @pytest.mark.parametrize(
     ("target", "cell", "dtype"),
     [
-        pytest.param(PORTABLE, "gru", "f32", id="portable-gru-f32"),
+        pytest.param(PORTABLE, "gru", "f32", id="portable-gru-f32", marks=pytest.mark.nightly),
         pytest.param(PORTABLE, "lstm", "f64", id="portable-lstm-f64", marks=pytest.mark.nightly),
         pytest.param(AVX2, "lstm", "f32", id="avx2-lstm-f32", marks=pytest.mark.nightly),
         pytest.param(AVX512, "lstm", "f32", id="avx512-lstm-f32", marks=pytest.mark.nightly),

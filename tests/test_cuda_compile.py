@@ -11,6 +11,7 @@ from benchmarks.gpu import barriers
 
 pytestmark = pytest.mark.skipif(bool(nvrtc.unavailable()), reason=nvrtc.unavailable())
 CHIPS = ("sm_75", "sm_80", "sm_90a", "sm_100a", "sm_120")
+ENDS = ("sm_75", "sm_90a")  # the oldest, with the fewest registers a block, and the one that figures are wanted of
 REGISTERS, SHARED = 255, 48 << 10  # of a thread; bytes of a block that asks for no more: the same on all these chips
 KERNELS = {"step_forward", "project_forward", "step_backward", "project_backward", "initial_backward"}
 GATED = {"gate_forward", "gate_backward"}

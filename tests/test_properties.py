@@ -26,6 +26,7 @@ from cases import (
     expected,
     make_layer,
     nan_scratch,
+    rarely_normalised,
     upstream,
     use_threads,
     with_gaps,
@@ -396,7 +397,8 @@ def possible(options: dict[str, Any]) -> bool:
     implied_training = options.get("dropout") and options.get("training")
     projected_mask = options.get("proj_size") and options.get("recurrent", "full") != "full"
     without_c = needs_cell_state and not cell_state
-    return not (without_c or unbatched_lengths or pointless_dropout or implied_training or projected_mask)
+    slow = rarely_normalised(options)
+    return not (without_c or unbatched_lengths or pointless_dropout or implied_training or projected_mask or slow)
 
 
 Choices = dict[str, tuple[Any, ...]]
