@@ -273,6 +273,79 @@ def test_each_wait_is_needed(waiting: int, cupy: ModuleType, monkeypatch: pytest
         _passes_on_two_streams()
 
 
+READERS: dict[str, Any] = {
+    "call": lambda layer: layer(cupy_standin.array(np.ones((2, 1, 3), np.float32))),
+    "forward": lambda layer: layer.forward(cupy_standin.array(np.ones((2, 1, 3), np.float32))),
+    "stream": lambda layer: layer.stream().step(cupy_standin.array(np.ones((1, 3), np.float32))),
+    "state_dict": lambda layer: layer.state_dict(),
+    "params": lambda layer: dict(layer.params),
+    "to": lambda layer: layer.to("cpu"),
+    "update": lambda layer: layer.update({"bias_ih_l0": cupy_standin.array(np.ones(20, np.float32))}),
+}
+
+
+@pytest.mark.parametrize("how", READERS)
+def test_parameters_are_read_on_another_stream_after_they_are_written(how: str, cupy: ModuleType) -> None:
+    """And given back to the stream whose memory they are after they have been read."""
+    first, second, third = (cupy_standin.Stream(non_blocking=True) for _ in range(3))
+    with first:
+        layer = fastrnn.LSTM(3, 5, seed=0, device="cuda:0")
+    with second:
+        READERS[how](layer)
+    if how != "stream":  # which still has them
+        assert second.reached(first, second.time) or how == "update"
+    if layer.device == "cuda:0":
+        with third:  # also what was packed on the second, or written there and on the first
+            READERS["call"](layer)
+        if how != "stream":
+            assert third.reached(first, third.time)
+        if how in ("call", "forward", "update"):
+            assert third.reached(second, third.time)
+
+
+def test_a_stream_goes_on_on_another_stream(cupy: ModuleType) -> None:
+    case = Case("lstm", "cuda", T=6)
+    first, second = (cupy_standin.Stream(non_blocking=True) for _ in range(2))
+    with first:
+        layer, x = make_layer(case, device="cuda:0"), draw(case).x
+        want = layer(to_device(x))[0]._host
+        stream = layer.stream(case.B)
+    with stream:
+        for t, current in enumerate((first, second, second, first, second, second)):
+            with current:
+                y = stream.step(to_device(x[t]))
+                assert_close("y", y._host, want[t], rounding("float64", case.T, case.width))
+        with first:
+            _ = stream.state
+        with second:
+            stream.set_state(None)
+    assert second.reached(first, second.time)  # the memory is the first's again
+
+
+def test_a_place_keeps_memory_of_its_own_stream_alone(cupy: ModuleType) -> None:
+    """CuPy gives memory back to the stream that was current when it was allocated, for which nobody would wait."""
+    from fastrnn.cuda import places
+
+    case = Case("lstm", "cuda")
+    first, second = (cupy_standin.Stream(non_blocking=True) for _ in range(2))
+    with first:
+        layer, problem = make_layer(case, device="cuda:0"), on_device(draw(case))
+    with second:
+        d_output = to_device(draw(case).d_output)
+    for _ in range(4):
+        with first:
+            backward = layer.forward(problem.x).backward
+        with second:
+            got = backward(d_output).x._host
+    del backward
+    assert places._returned[-1][1]._backward == {}
+    with first:
+        again = layer.forward(problem.x).backward
+        assert_same_bits("d x", again(to_device(draw(case).d_output)).x._host, got)
+    del again
+    assert len(places._returned[-1][1]._backward) == 1
+
+
 @pytest.mark.parametrize(("rows", "inner", "columns"), [(3, 5, 7), (1, 5, 7), (3, 1, 7), (3, 5, 1), (1, 1, 1)])
 @pytest.mark.parametrize("turned", [(False, False), (True, False), (False, True), (True, True)])
 def test_products(turned: tuple[bool, bool], rows: int, inner: int, columns: int, cupy: ModuleType) -> None:

@@ -59,15 +59,18 @@ class Order:
     """Of work on a GPU's streams that shares memory which the callers know nothing of; on the CPU there is none.
 
     Made on the stream that wrote the memory, and whose memory it is: it gets it back when it is freed. No host waits.
+    besides: of memory that is used together with it, and was waited for.
     """
 
-    def __init__(self, device: str) -> None:
-        self._event = None
+    def __init__(self, device: str, besides: Order | None = None) -> None:
+        self._event: Any = None
+        self._owners: list[Any] = []
         if device != "cpu":
             self._cuda, self._lock = module_of(device).cuda, Lock()
-            self._first = self._last = self._cuda.get_current_stream()
+            self._last = self._cuda.get_current_stream()
+            self._owners = [self._last, *(s for s in (besides._owners if besides else ()) if s != self._last)]
             self._event = self._cuda.Event(disable_timing=True)
-            self._event.record(self._first)
+            self._event.record(self._last)
 
     def reached(self) -> None:
         """Let what the current stream does from now on wait for the memory to be written."""
@@ -76,9 +79,46 @@ class Order:
             if current != self._last:
                 current.wait_event(self._event)
 
+    def left(self) -> None:
+        """Let the owners' later work wait for what the current stream has read: by then the memory may be freed."""
+        if self._event is None:
+            return
+        current = self._cuda.get_current_stream()
+        if any(owner != current for owner in self._owners):
+            event = self._cuda.Event(disable_timing=True)
+            event.record(current)
+            self._hold_back(current, event)
+
+    def passed_on(self) -> None:
+        """Let what the current stream does from now on wait for the one that had the memory before.
+
+        A capture of the caller's cannot wait for what is not in it, so the order of its graph is the caller's.
+        """
+        if self._event is not None:
+            current = self._cuda.get_current_stream()
+            if current != self._last and not current.is_capturing():
+                self._event.record(self._last)
+                current.wait_event(self._event)
+                self._last = current
+
+    def given_up(self) -> None:
+        """Let the owners' later work wait for the stream that has the memory: it will be freed now."""
+        if self._event is not None and any(owner != self._last for owner in self._owners):
+            self._event.record(self._last)
+            self._hold_back(self._last, self._event)
+
+    @contextmanager
+    def shared(self) -> Iterator[None]:
+        """Order the block, which only reads, behind what wrote the memory; the owners' later work behind the block."""
+        self.reached()
+        try:
+            yield
+        finally:
+            self.left()
+
     @contextmanager
     def kept(self) -> Iterator[None]:
-        """Order the block, which uses the memory, behind all that did before; the first stream's later work behind it.
+        """Order the block, which uses the memory, behind all that did before; the owners' later work behind it.
 
         One block at a time: two on two streams would be in each other's way.
         """
@@ -92,8 +132,12 @@ class Order:
                 yield
             finally:
                 self._event.record(self._last)
-                if self._last != self._first:
-                    self._first.wait_event(self._event)
+                self._hold_back(self._last, self._event)
+
+    def _hold_back(self, current: Any, event: Any) -> None:
+        for owner in self._owners:
+            if owner != current:
+                owner.wait_event(event)
 
 
 def index(device: str) -> int:

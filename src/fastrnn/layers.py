@@ -76,6 +76,7 @@ class Recurrent(Generic[S]):
     dtype: str
     device: str
     seed: int
+    _written: Order  # the parameters
 
     @staticmethod
     def _cell(arguments: Mapping[str, Any]) -> str:
@@ -152,7 +153,12 @@ class Recurrent(Generic[S]):
 
     def _adopt(self, values: dict[str, Array]) -> None:
         """Take these arrays, which nobody else may hold, as the parameters of their names."""
-        values = {name: self._masked(name, to_device(value, self.device)) for name, value in values.items()}
+        with on(self.device):
+            values = {name: self._masked(name, to_device(value, self.device)) for name, value in values.items()}
+            others = values.keys() < self._values.keys()  # which stay, and may be another stream's
+            if others:
+                self._written.reached()
+            self._written = Order(self.device, self._written if others else None)
         self._values |= values  # as kernels want them: Numba would compile anew for a read-only array
         if self.device == "cpu":
             read_only = {name: np.asarray(memoryview(cast(Any, value)).toreadonly()) for name, value in values.items()}
@@ -200,7 +206,7 @@ class Recurrent(Generic[S]):
 
         An array of a GPU cannot be made read-only, so there each access hands out a copy.
         """
-        return MappingProxyType(self._params) if self.device == "cpu" else _Copies(self._values, self.device)
+        return MappingProxyType(self._params) if self.device == "cpu" else _Copies(self)
 
     def update(self, params: Mapping[str, Array]) -> None:
         """Replace the named parameters by copies of these arrays, all or none.
@@ -213,7 +219,7 @@ class Recurrent(Generic[S]):
 
     def state_dict(self) -> dict[str, Array]:
         """Return copies of all parameters, by torch's names and in torch's layouts."""
-        with on(self.device):
+        with on(self.device), self._written.shared():
             return {name: value.copy() for name, value in self._values.items()}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -229,7 +235,8 @@ class Recurrent(Generic[S]):
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the layer to a safetensors file, atomically; `fastrnn.load` reads it back, onto the CPU."""
         name = next(name for name, kind in LAYERS.items() if isinstance(self, kind))
-        arguments, tensors = {**self._arguments, "device": "cpu"}, {n: to_host(v) for n, v in self._values.items()}
+        with on(self.device), self._written.shared():
+            arguments, tensors = {**self._arguments, "device": "cpu"}, {n: to_host(v) for n, v in self._values.items()}
         if not isinstance(self.recurrent, str):
             arguments["recurrent"], tensors[MASK] = "mask", self.recurrent
         checkpoint.write(path, tensors, {"class": name, "arguments": arguments, "calls": self.calls})
@@ -245,7 +252,8 @@ class Recurrent(Generic[S]):
         validation.dtype_name(self.dtype, where=device)
         validation.for_device(self._arguments, device)
         if device != self.device:
-            moved = {name: to_device(value, device) for name, value in self._values.items()}
+            with on(self.device), self._written.shared():
+                moved = {name: to_device(value, device) for name, value in self._values.items()}
             self._arguments, self.device, self._params = {**self._arguments, "device": device}, device, {}
             with on(device):
                 self._place_mask()
@@ -273,10 +281,12 @@ class Recurrent(Generic[S]):
         name = backends.current(self.device)
         with on(self.device):
             inputs, batched = self._inputs(x, state, lengths, reset)
+            packed, weights = self._packed_for(name)
             output = sequence.forward(
-                self._network, backends.module(name), self._packed_for(name), inputs, save=False, call=None,
+                self._network, backends.module(name), packed, inputs, save=False, call=None,
                 batch_first=self.batch_first and batched,
             )  # fmt: skip
+            weights.left()
         return self._laid_out(output.y, batched), self._state(output.h_n, output.c_n, batched)
 
     def forward(
@@ -296,7 +306,7 @@ class Recurrent(Generic[S]):
         name, device = backends.current(self.device), self.device
         with on(device):
             inputs, batched = self._inputs(x, state, lengths, reset)
-            backend, packed = backends.module(name), self._packed_for(name)
+            backend, (packed, weights) = backends.module(name), self._packed_for(name)
             call = None
             if training:
                 call, self.calls = self.calls, self.calls + 1
@@ -304,6 +314,7 @@ class Recurrent(Generic[S]):
             output = sequence.forward(
                 self._network, backend, packed, inputs, save=True, call=call, batch_first=time_last
             )
+            weights.left()
             order = Order(device)  # the backward pass may be called on another of the GPU's streams
         passes: list[sequence.Pass] = output.passes
 
@@ -326,11 +337,11 @@ class Recurrent(Generic[S]):
                 grads = sequence.backward(
                     self._network, backend, packed, inputs, saved(), *given, batch_first=time_last
                 )
+                weights.left()
+                by_name = self._by_name(grads.weights)
             if free:
                 passes.clear()
-            return Gradients(
-                self._laid_out(grads.x, batched), self._state(grads.h0, grads.c0, batched), self._by_name(grads.weights)
-            )
+            return Gradients(self._laid_out(grads.x, batched), self._state(grads.h0, grads.c0, batched), by_name)
 
         def cells() -> list[Array]:
             if not self._network.cell.cell_state:
@@ -355,8 +366,10 @@ class Recurrent(Generic[S]):
             raise ValueError("bidirectional: expected False for a stream (what is to come is unknown), got True")
         name = backends.current(self.device)
         with on(self.device):
-            packed = self._packed_for(name)
-        return Stream(self._network, backends.module(name), packed, self.input_size, batch, self.dtype, self.device)
+            packed, weights = self._packed_for(name)
+        return Stream(
+            self._network, backends.module(name), packed, weights, self.input_size, batch, self.dtype, self.device
+        )
 
     def _inputs(self, x: object, state: object, lengths: object, reset: object) -> tuple[sequence.Inputs, bool]:
         network = self._network
@@ -379,16 +392,18 @@ class Recurrent(Generic[S]):
             for direction in range(self._network.num_directions)
         ]  # fmt: skip
 
-    def _packed_for(self, backend: str) -> list[Any]:
+    def _packed_for(self, backend: str) -> tuple[list[Any], Order]:
+        """The packed weights, which the current stream may read, and what they are to be `left` to afterwards."""
         cache = self._packed
         if backend not in cache:
             values, pack = self._values, backends.module(backend).pack
             weights = [[None if name is None else values[name] for name in names] for names in self._names()]
-            packed = [pack(self._network.cell, Weights(*w)) for w in weights]  # type: ignore[arg-type]
-            cache[backend] = packed, Order(self.device)
+            with self._written.shared():
+                packed = [pack(self._network.cell, Weights(*w)) for w in weights]  # type: ignore[arg-type]
+                cache[backend] = packed, Order(self.device, self._written)
         packed, order = cache[backend]
         order.reached()
-        return packed
+        return packed, order
 
     def _by_name(self, weights: list[Weights]) -> dict[str, Array]:
         return {
@@ -428,20 +443,20 @@ def _blank(kind: Any) -> Any:
 
 
 class _Copies(Mapping[str, Array]):
-    """A mapping that hands out copies of the arrays of another one."""
+    """The parameters of a layer on a GPU: a mapping that hands out copies."""
 
-    def __init__(self, arrays: Mapping[str, Array], device: str) -> None:
-        self._arrays, self._device = arrays, device
+    def __init__(self, layer: Recurrent[Any]) -> None:
+        self._layer = layer
 
     def __getitem__(self, name: str) -> Array:
-        with on(self._device):
-            return self._arrays[name].copy()
+        with on(self._layer.device), self._layer._written.shared():
+            return self._layer._values[name].copy()
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._arrays)
+        return iter(self._layer._values)
 
     def __len__(self) -> int:
-        return len(self._arrays)
+        return len(self._layer._values)
 
 
 def constructor_arguments(scope: dict[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastrnn import validation
-from fastrnn.arrays import Array, module_of, on
+from fastrnn.arrays import Array, Order, module_of, on
 from fastrnn.recurrence import Backend, Stepper
 from fastrnn.sequence import Network, zone
 
@@ -16,12 +16,13 @@ from fastrnn.sequence import Network, zone
 class Stream:
     """Runs a layer one step at a time; made by `layer.stream(batch)`, used as a context manager.
 
-    It starts from the zero state. Later updates of the layer's parameters do not reach it.
+    It starts from the zero state. Later updates of the layer's parameters do not reach it. On a GPU it may go on on
+    another of CuPy's streams; what a graph of one's own launches of it is to be ordered by oneself.
     """
 
     def __init__(
-        self, network: Network, backend: Backend, packed: list[Any], input_size: int, batch: int, dtype: str,
-        device: str,
+        self, network: Network, backend: Backend, packed: list[Any], weights: Order, input_size: int, batch: int,
+        dtype: str, device: str,
     ) -> None:  # fmt: skip
         validation.integer("batch", batch, 1)
         self._network, self._dtype, self._device = network, np.dtype(dtype), device
@@ -32,6 +33,7 @@ class Stream:
             for layer in packed:
                 source = self._layers[-1].y if self._layers else self._x
                 self._layers.append(backend.stepper(network.cell, layer, source, zone(xp, network, dtype)))
+            self._order = Order(device, weights)
         self._open = True
 
     def __enter__(self) -> Stream:
@@ -41,12 +43,15 @@ class Stream:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._open = False
+        with on(self._device):
+            self._order.given_up()
 
     @property
     def state(self) -> Any:
         """A copy of the state, as the layer returns it: h [L, B, P]; for LSTM the pair (h, c)."""
         xp = module_of(self._device)
         with on(self._device):
+            self._order.passed_on()
             h = xp.stack([layer.h for layer in self._layers])
             c = [layer.c for layer in self._layers if layer.c is not None]
             return (h, xp.stack(c).astype(self._dtype, copy=False)) if c else h
@@ -65,6 +70,7 @@ class Stream:
             network.cell.cell_state, self._dtype, True, self._device,
         )  # fmt: skip
         with on(self._device):
+            self._order.passed_on()
             for k, layer in enumerate(self._layers):
                 layer.h[...] = 0 if h is None else h[k]
                 if layer.c is not None:
@@ -85,6 +91,7 @@ class Stream:
         self._check_open("step")
         x = validation.array("x", x, self._dtype, self._x.shape, self._device)
         with on(self._device):
+            self._order.passed_on()
             self._x[...] = x
             for layer in self._layers:
                 layer.step()

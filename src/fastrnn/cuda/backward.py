@@ -78,7 +78,7 @@ def recur_backward(
     cell: Cell, packed: Packed, run: Run, saved: Saved, given: Given, dx: Array, accumulate: bool
 ) -> Initial:
     """Back-propagate through time, then over all T*B at once; see fastrnn.recurrence."""
-    if saved.place is not None:
+    if saved.place is not None and saved.place.on_its_stream():
         return _finish(packed, run, saved.states, saved.place.backward(given), dx, accumulate)
     steps, batch = run.x.shape[:2]
     memory = allocate(cell, packed, steps, batch, _over_time(given.y), _over_time(given.cells))

@@ -43,6 +43,7 @@ class Place:
             zone=None if run.zone is None else Zone(*(None if a is None else xp.empty_like(a) for a in run.zone)),
             y=Columns(y, 0, packed.output), x=y[:, :, :0], h0=states.hs[:0], c0=None,  # those three are not read
         )  # fmt: skip
+        self._stream = xp.cuda.get_current_stream()  # whose memory it is
         self._workspace = workspace()  # of both loops, which never run at the same time
         loop = partial(forward_steps, cell, self.packed, self.run, self.states, self.scratch)
         self._forward = Replayed(loop, self._workspace)
@@ -62,6 +63,10 @@ class Place:
                 mine[...] = given
         self._forward()
         run.y.view[...] = self.run.y.array
+
+    def on_its_stream(self) -> bool:
+        """Whether memory that is allocated now belongs to the same stream as the place's, and may be kept with it."""
+        return bool(xp.cuda.get_current_stream() == self._stream)
 
     def backward(self, given: Given) -> Backward:
         """Run the loop backward; return its memory, the place's own."""
