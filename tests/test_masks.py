@@ -52,7 +52,8 @@ def recorded(backend: str) -> Iterator[tuple[list[sequence.Output], list[tuple[A
 
 
 def host(array: Any) -> np.ndarray:
-    return getattr(array, "_host", array)
+    result: np.ndarray = getattr(array, "_host", array)
+    return result
 
 
 def masks_of(output: sequence.Output, call: int) -> Masks:
@@ -61,6 +62,7 @@ def masks_of(output: sequence.Output, call: int) -> Masks:
         if this.scale is not None:
             found[call, layer, 0, "dropout"] = host(this.scale) == 0
         for direction, run in enumerate(this.runs):
+            assert run.zone is not None, "the layer has zoneout"
             found[call, layer, direction, "recurrent"] = host(run.keep) == 0
             found[call, layer, direction, "h"] = host(run.zone.h) == 1
             found[call, layer, direction, "c"] = host(run.zone.c) == 1
