@@ -17,16 +17,18 @@ import test_properties
 import test_reference
 import test_stream
 import torch
-from cases import CELLS, DTYPES, Case, assert_results, by_name, draw, evaluate, expected, make_layer
+from cases import DTYPES, Case, assert_results, by_name, draw, evaluate, expected, make_layer
 from test_properties import CHOICES, EVERYTHING, all_pairs, pairs, possible_pairs
 from tolerance import assert_close, assert_same_bits, rounding
 from torch.nn.functional import layer_norm
 
 import fastrnn
 from fastrnn import peepholes
+from fastrnn.cells import CELLS
 
 LSTMS = ("lstm", "lstm_coupled")
-PLAIN, PROJECTION, NORMALISED = {}, {"proj_size": 9, **EVERYTHING}, {**EVERYTHING, "layer_norm": True}
+PLAIN: dict[str, Any] = {}
+PROJECTION, NORMALISED = {"proj_size": 9, **EVERYTHING}, {**EVERYTHING, "layer_norm": True}
 
 
 def dense(cell: str, dtype: str = "float64", **options: Any) -> Case:
@@ -70,11 +72,12 @@ def forgotten(what: str) -> dict[str, Any]:
     def swapped(xp: Any, cell: Any, dah: Any, c_prev: Any, c: Any) -> Any:
         return gradient(xp, cell, dah, c, c_prev)
 
-    return {
+    parts: dict[str, dict[str, Any]] = {
         "o's path to c": {"backward": without_last},
         "the paths to c_prev": {"backward": without_before},
         "c for c_prev": {"gradient": swapped},
-    }[what]
+    }
+    return parts[what]
 
 
 @pytest.mark.parametrize("what", ["o's path to c", "the paths to c_prev", "c for c_prev"])
@@ -263,7 +266,7 @@ def test_checkpoints(cell: str, dtype: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("coupled", "rows"), [(False, 3), (True, 2)])
 def test_names_shapes_and_initial_values(coupled: bool, rows: int) -> None:
-    layer = fastrnn.LSTM(4, 5, num_layers=2, bidirectional=True, peephole="dense", coupled=coupled, seed=1)
+    layer: Any = fastrnn.LSTM(4, 5, num_layers=2, bidirectional=True, peephole="dense", coupled=coupled, seed=1)
     assert layer.peephole == "dense"
     assert "peephole='dense'" in repr(layer)
     stems = [name.removesuffix("_l0") for name in layer.params if name.endswith("_l0")]

@@ -64,7 +64,8 @@ def backward(
     da_last = equations(*given, dc, p).dah[:, last]
     batch, hidden = da_last.shape
     grads = equations(*given, dc + da_last @ v[-hidden:], p)
-    return grads._replace(dc_prev=grads.dc_prev + grads.dah[:, before].reshape(batch, -1) @ v[:-hidden])
+    da_before = grads.dah[:, before].reshape(batch, len(before) * hidden)
+    return grads._replace(dc_prev=grads.dc_prev + da_before @ v[:-hidden])
 
 
 def gradient(xp: ModuleType, cell: Cell, dah: Array, c_prev: Array, c: Array) -> Array:
