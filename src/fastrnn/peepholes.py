@@ -5,9 +5,9 @@
 
 The rows of V [n*H, H] belong to the gates of Cell.peepholes, the last of which is the one that sees c. So the cell's
 equations, which know no weights, are evaluated twice: once for c, or for the gradient of that last gate, and once with
-what its product adds. V sees c as diagonal peepholes do: before zoneout, and not normalised.
+what its product adds. V sees what diagonal peepholes see: c as the step makes it, before zoneout, not normalised.
 
-Source: Gers, Schmidhuber, Schraudolph, Learning precise timing with LSTM recurrent networks, 2002, with matrices.
+Source: Gers, Schmidhuber, Cummins, Learning to forget, 2000, with a matrix in place of each vector.
 """
 
 from __future__ import annotations
