@@ -57,6 +57,7 @@ class Case:
     zoneout: float = 0.0  # of h (not with a projection) and of c
     recurrent_dropout: float = 0.0
     layer_norm: bool = False
+    dense: bool = False  # peepholes; on the reference only, see test_dense_peepholes.py
     recurrent: str = "full"  # "diagonal", "mask" (a random one)
     save: str = "gates"
     training: bool = False  # implied by dropout
@@ -252,6 +253,8 @@ def make_layer(case: Case, dtype: str | None = None, **options: Any) -> Any:
         options["recurrent"] = np.random.default_rng(case.H).random((case.H, case.H)) < 0.6
     else:
         options["recurrent"] = case.recurrent
+    if case.dense:
+        options["peephole"] = "dense"
     layer = LAYERS[case.cell](
         case.I, case.H, case.num_layers, bias=case.bias, batch_first=case.batch_first, dropout=case.dropout,
         bidirectional=case.bidirectional, recurrent_dropout=case.recurrent_dropout, save=case.save,

@@ -132,8 +132,8 @@ def test_constructor_of_one_cell_only() -> None:
     refused(ValueError, "proj_size", f"less than hidden_size = {H}", "6", lambda: lstm(proj_size=6))
     refused(ValueError, "proj_size", "at least 0", "-1", lambda: lstm(proj_size=-1))
     refused(TypeError, "proj_size", "an integer", "2.0", lambda: lstm(proj_size=2.0))
-    refused(ValueError, "peephole", "the only values in this version", "'dense'", lambda: lstm(peephole="dense"))
-    refused(TypeError, "peephole", "a bool", "'diagonal'", lambda: lstm(peephole="diagonal"))
+    refused(ValueError, "peephole", "False, True or 'dense'", "'diagonal'", lambda: lstm(peephole="diagonal"))
+    refused(TypeError, "peephole", "a bool", "1", lambda: lstm(peephole=1))
     refused(TypeError, "coupled", "a bool", "1", lambda: lstm(coupled=1))
     refused(ValueError, "zoneout", "(0, z_c) with proj_size", "0.1", lambda: lstm(proj_size=2, zoneout=0.1))
     refused(

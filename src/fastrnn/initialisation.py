@@ -11,7 +11,7 @@ from fastrnn.arrays import Array
 
 
 def names(
-    layer: int, direction: int, bias: bool, projection: bool, units: bool, norm: bool, norm_c: bool
+    layer: int, direction: int, bias: bool, projection: bool, units: bool, dense: bool, norm: bool, norm_c: bool
 ) -> tuple[str | None, ...]:
     """Parameter names of one layer and direction in the order of Weights, None where there is no such parameter."""
     suffix = f"_l{layer}" + ("_reverse" if direction else "")
@@ -21,25 +21,26 @@ def names(
 
     return (
         name("weight_ih", True), name("weight_hh", True), name("bias_ih", bias), name("bias_hh", bias),
-        name("weight_hr", projection), name("weight_p", units), name("norm_ih", norm), name("norm_hh", norm),
-        name("norm_c", norm_c), name("norm_c_bias", norm_c),
+        name("weight_hr", projection), name("weight_p", units), name("weight_ch", dense), name("norm_ih", norm),
+        name("norm_hh", norm), name("norm_c", norm_c), name("norm_c_bias", norm_c),
     )  # fmt: skip
 
 
 def shapes(
     input_size: int, hidden_size: int, proj_size: int, gates: int, num_layers: int, num_directions: int, bias: bool,
-    unit_parameters: int, diagonal: bool, norm: bool, norm_c: bool,
+    unit_parameters: int, dense: int, diagonal: bool, norm: bool, norm_c: bool,
 ) -> Iterator[tuple[str, tuple[int, ...]]]:  # fmt: skip
     """Yield the name and shape of every parameter."""
     output = proj_size or hidden_size
     for layer in range(num_layers):
         inputs = input_size if layer == 0 else num_directions * output
         for direction in range(num_directions):
-            n = names(layer, direction, bias, proj_size > 0, unit_parameters > 0, norm, norm_c)
+            n = names(layer, direction, bias, proj_size > 0, unit_parameters > 0, dense > 0, norm, norm_c)
             rows = gates * hidden_size
             every = (
                 (rows, inputs), (rows,) if diagonal else (rows, output), (rows,), (rows,), (proj_size, hidden_size),
-                (unit_parameters, hidden_size), (rows,), (rows,), (hidden_size,), (hidden_size,),
+                (unit_parameters, hidden_size), (dense * hidden_size, hidden_size), (rows,), (rows,), (hidden_size,),
+                (hidden_size,),
             )  # fmt: skip
             for name, shape in zip(n, every, strict=True):
                 if name is not None:
@@ -63,7 +64,7 @@ def initialise(name: str, shape: tuple[int, ...], hidden_size: int, init: str, r
         if init == "xavier":
             return _xavier((hidden_size, hidden_size), rng, shape)
         return np.ones(shape) if init == "identity" else rng.choice(np.array([-1.0, 1.0]), shape)
-    if len(shape) == 1 or name.startswith("weight_p"):
+    if len(shape) == 1 or name.startswith(("weight_p", "weight_ch")):
         return np.zeros(shape)
     if name.startswith("weight_hr"):
         return _xavier(shape, rng)

@@ -136,6 +136,11 @@ class Recurrent(Generic[S]):
         self._place_mask()
 
     @property
+    def _dense(self) -> int:
+        """Gates that see c through a matrix."""
+        return len(self._network.cell.peepholes) if self._arguments.get("peephole") == "dense" else 0
+
+    @property
     def _is_diagonal(self) -> bool:
         return isinstance(self.recurrent, str) and self.recurrent == "diagonal"
 
@@ -196,7 +201,7 @@ class Recurrent(Generic[S]):
         network = self._network
         return initialisation.shapes(
             self.input_size, self.hidden_size, self.proj_size, len(network.cell.gates), self.num_layers,
-            network.num_directions, self.bias, network.cell.unit_parameters, self._is_diagonal,
+            network.num_directions, self.bias, network.cell.unit_parameters, self._dense, self._is_diagonal,
             self.layer_norm, self.layer_norm and network.cell.cell_state,
         )  # fmt: skip
 
@@ -385,8 +390,8 @@ class Recurrent(Generic[S]):
         cell = self._network.cell
         return [
             initialisation.names(
-                layer, direction, self.bias, self.proj_size > 0, cell.unit_parameters > 0, self.layer_norm,
-                self.layer_norm and cell.cell_state,
+                layer, direction, self.bias, self.proj_size > 0, cell.unit_parameters > 0, self._dense > 0,
+                self.layer_norm, self.layer_norm and cell.cell_state,
             )
             for layer in range(self.num_layers)
             for direction in range(self._network.num_directions)
@@ -477,8 +482,10 @@ class LSTM(Recurrent[tuple[Array, Array]]):
         batch_first: x and y as [B, T, ...]; states stay [L*D, B, ...].
         dropout: rate between layers, in [0, 1), in training calls only. bidirectional: D = 2.
         proj_size: P; 0 means no projection, h is then H wide.
-        peephole: whether i, f and o see the cell state, through weight_p_l0 [3, H], rows i f o ("dense", a matrix
-        instead, does not exist in this version). coupled: i = 1 - f; the gates are f g o, the peepholes' rows f o.
+        peephole: whether i, f and o see the cell state, each unit its own, through weight_p_l0 [3, H], rows i f o.
+        "dense": all units, c_{t-1} V^T and c_t V^T in place of p * c_{t-1} and p * c_t, with V = weight_ch_l0 [3H, H],
+        rows i f o; under `use_backend("reference")` only. coupled: i = 1 - f; the gates are f g o, and of the peepholes
+        there are f o.
         forget_bias: v sets the forget part of bias_ih to v and of bias_hh to 0.
         init: "uniform" (torch's), "xavier", "orthogonal", "identity". dtype: "float32" or "float64"; on a
             GPU also "float16", "bfloat16". device: "cpu" or "cuda:N", which needs CuPy and takes its arrays.
@@ -506,7 +513,7 @@ class LSTM(Recurrent[tuple[Array, Array]]):
 
     def __init__(
         self, input_size: int, hidden_size: int, num_layers: int = 1, bias: bool = True, batch_first: bool = False,
-        dropout: float = 0.0, bidirectional: bool = False, proj_size: int = 0, *, peephole: bool = False,
+        dropout: float = 0.0, bidirectional: bool = False, proj_size: int = 0, *, peephole: bool | str = False,
         coupled: bool = False, recurrent: Any = "full", layer_norm: bool = False, zoneout: Any = 0.0,
         recurrent_dropout: float = 0.0, forget_bias: float | None = None, init: str = "uniform",
         dtype: Any = "float32", device: str = "cpu", precision: str = "highest", save: str = "gates",
@@ -516,7 +523,7 @@ class LSTM(Recurrent[tuple[Array, Array]]):
 
     @staticmethod
     def _cell(arguments: Mapping[str, Any]) -> str:
-        return f"lstm{'_coupled' * arguments['coupled']}{'_peephole' * arguments['peephole']}"
+        return f"lstm{'_coupled' * arguments['coupled']}{'_peephole' * (arguments['peephole'] is True)}"
 
 
 class GRU(Recurrent[Array]):

@@ -121,7 +121,7 @@ def plan(layer: Recurrent[Any], steps: int, batch: int = 1, *, lengths: Any = No
         steps=steps, batch=batch, rows=steps * batch if given is None else int(given.sum()),
         longest=steps if given is None else int(given.max()), inputs=layer.input_size, hidden=network.hidden_size,
         projected=network.proj_size, dtype=layer.dtype, train=training, diagonal=layer._is_diagonal,
-        layer_norm=layer.layer_norm,
+        layer_norm=layer.layer_norm, dense=layer._dense,
     )  # fmt: skip
     shapes = [whole, *[whole._replace(inputs=directions * network.output_size)] * (network.num_layers - 1)]
     return Plan(
@@ -135,7 +135,7 @@ def _work(cell: Cell, shape: Shape) -> roofline.Work:
     return roofline.work(
         steps=shape.steps, batch=shape.batch, rows=shape.rows, longest=shape.longest, I=shape.inputs,
         G=len(cell.gates), H=shape.hidden, itemsize=shape.itemsize, states=1 + cell.cell_state, train=shape.train,
-        P=shape.projected, diagonal=shape.diagonal,
+        P=shape.projected, diagonal=shape.diagonal, dense=shape.dense,
     )  # fmt: skip
 
 

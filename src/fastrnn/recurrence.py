@@ -32,6 +32,7 @@ class Weights(NamedTuple):
     b_hh: Array | None  # [G*H]
     hr: Array | None  # [P, H], the projection
     p: Array | None = None  # [N, H], unit parameters of the cell
+    ch: Array | None = None  # [n*H, H], dense peepholes, see fastrnn.peepholes
     norm_ih: Array | None = None  # [G*H], gain of LN(x W); None without layer normalisation, as the next
     norm_hh: Array | None = None  # [G*H], gain of LN(h U)
     norm_c: Array | None = None  # [H], gain of LN(c), for a cell with c only
@@ -119,6 +120,7 @@ class Shape(NamedTuple):
     train: bool  # forward and backward
     diagonal: bool  # U is a vector a gate
     layer_norm: bool = False
+    dense: int = 0  # gates that see c through a matrix
 
     @property
     def itemsize(self) -> int:

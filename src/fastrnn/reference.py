@@ -9,7 +9,7 @@ import math
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from fastrnn import philox
+from fastrnn import peepholes, philox
 from fastrnn.arrays import Array, array_module
 from fastrnn.cells import Cell
 from fastrnn.normalisation import Rows, normalise, normalise_backward
@@ -147,7 +147,7 @@ def recur_forward(cell: Cell, packed: Weights, run: Run, save: bool) -> Final:
             h = xp.where(run.clear[t][:, None], 0, h)
             c = None if c is None else xp.where(run.clear[t][:, None], 0, c)
         ah, s, norm_h = _recurrent(xp, cell, w, ax[t], h, _keep_factors(run))
-        step = cell.forward(xp, ax[t], ah, h, c, w.p)
+        step = peepholes.forward(xp, cell, w.ch, ax[t], ah, h, c, w.p)
         norm_c = None
         if cell.readout is not None and w.norm_c is not None:
             norm_c = normalise(xp, step.c, LAST)  # type: ignore[arg-type]
@@ -180,7 +180,8 @@ def random_words(xp: ModuleType, seed: int, counter: tuple[int, int, int], count
 
 def describe(cell: Cell, shape: Shape) -> Loop:
     """How one layer would run; see fastrnn.recurrence."""
-    stages = ("input product of all steps at once", f"{shape.steps} steps, each a product and the cell's equations")
+    products = "a product" if not shape.dense else "a product each of h, c_prev and c"
+    stages = ("input product of all steps at once", f"{shape.steps} steps, each {products} and the cell's equations")
     return Loop(f"reference `{cell.name}`", False, 1, "the specification, in array operations", stages)
 
 
@@ -288,7 +289,8 @@ def recur_backward(
             dh_cell, dv_t = cell.readout.backward(xp, saved.gates[t], v, dh_cell)
             dc_cell = dc_cell + normalise_backward(dv_t * w.norm_c, rows, LAST)
             dv[t] = xp.where(here, dv_t, 0)
-        step = backward(xp, saved.gates[t], saved.h_prev[t], c_prev, saved.h[t], c, dh_cell, dc_cell, w.p)
+        given_t = xp, saved.gates[t], saved.h_prev[t], c_prev, saved.h[t], c, dh_cell
+        step = peepholes.backward(cell, w.ch, backward, given_t, dc_cell, w.p)
         alive = here if run.clear is None else here & ~run.clear[t][:, None]
         every_gate = True if valid is None else valid[t][..., None]
         dax[t], dah[t] = xp.where(every_gate, step.dax, 0), xp.where(every_gate, step.dah, 0)
@@ -307,7 +309,9 @@ def recur_backward(
     weights = _weight_gradients(xp, cell, w, saved, seen, x, dxw, dhu, dproj)
     biases = {} if w.b_ih is None else {"b_ih": _over_rows(dax), "b_hh": _over_rows(dah)}
     gains = _gain_gradients(saved, dax, dah, dv)
-    return Initial(dh, dc, weights._replace(p=None if dp is None else dp.sum(0), **biases, **gains))
+    units = None if dp is None else dp.sum(0)
+    ch = None if w.ch is None else peepholes.gradient(xp, cell, dah, saved.c_prev, saved.c)
+    return Initial(dh, dc, weights._replace(p=units, ch=ch, **biases, **gains))
 
 
 def _pass_on(xp: ModuleType, here: Array | bool, alive: Array | bool, d_prev: Array | None, d: Array) -> Array:

@@ -36,7 +36,7 @@ class Work:
 
 def work(
     *, steps: int, batch: int, rows: int, longest: int, I: int, G: int, H: int, itemsize: int, states: int,
-    train: bool, P: int = 0, diagonal: bool = False,
+    train: bool, P: int = 0, diagonal: bool = False, dense: int = 0,
 ) -> Work:  # fmt: skip
     """Count what one layer in one direction must compute and move.
 
@@ -53,9 +53,10 @@ def work(
         train: forward and backward with every gradient, else forward alone.
         P: width of the projection, 0 without one.
         diagonal: U is a vector per gate.
+        dense: gates that see the cell state through a matrix; their matrices count as part of U.
     """
     passes, output = 3 if train else 1, P or H
-    U = G * H * (1 if diagonal else output)
+    U = G * H * (1 if diagonal else output) + dense * H * H
     weights = G * H * I + U + 2 * G * H + P * H
     arrays = rows * I + steps * batch * output + 2 * batch * (output + (states - 1) * H)
     return Work(

@@ -38,9 +38,9 @@ def constructor(arguments: Mapping[str, Any]) -> dict[str, Any]:
         plain[name] = integer(name, plain[name], 1)
     if "nonlinearity" in arguments:
         choice("nonlinearity", arguments["nonlinearity"], ("tanh", "relu", "identity"))
-    if plain.get("peephole") == "dense":
-        raise ValueError("peephole: expected False or True, the only values in this version, got 'dense'")
-    for name in ("bias", "batch_first", "bidirectional", "reset_after", "peephole", "coupled", "layer_norm"):
+    if "peephole" in plain:
+        plain["peephole"] = peephole(plain["peephole"])
+    for name in ("bias", "batch_first", "bidirectional", "reset_after", "coupled", "layer_norm"):
         if name in plain:
             plain[name] = boolean(name, plain[name])
     for name in ("dropout", "recurrent_dropout"):
@@ -68,6 +68,15 @@ def constructor(arguments: Mapping[str, Any]) -> dict[str, Any]:
     if plain["seed"] is not None:
         plain["seed"] = integer("seed", plain["seed"], 0, 2**64 - 1)
     return plain
+
+
+def peephole(value: object) -> bool | str:
+    """Return False, True or "dense"."""
+    if isinstance(value, str):
+        if value != "dense":
+            raise ValueError(f"peephole: expected False, True or 'dense', got {value!r}")
+        return value
+    return boolean("peephole", value)
 
 
 def for_device(arguments: Mapping[str, Any], where: str) -> None:

@@ -87,6 +87,8 @@ class Cell:
     saved, uses_h: what its loop must know: V, the number of values that a step of the struct saves, and whether the
         struct's backward reads h. The compiler compares both, and all else here, with the struct.
     readout: of a cell state; a cell that has one and no readout is refused with layer_norm.
+    peepholes: the gates that may see the cell state through a matrix, see fastrnn.peepholes: all but the last see
+        c_prev, the last, on which c must not depend, sees c.
     """
 
     name: str
@@ -102,6 +104,7 @@ class Cell:
     unit_parameters: int = 0
     gated: GatedProduct | None = None
     readout: Readout | None = None
+    peepholes: tuple[str, ...] = ()
 
 
 def sigmoid(xp: ModuleType, a: Array) -> Array:

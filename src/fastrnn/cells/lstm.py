@@ -73,6 +73,7 @@ def _cell(name: str, coupled: bool, peephole: bool) -> Cell:
         name, gates, forward, backward, numba=("fastrnn.cpu.cells.lstm", name.upper()),
         cuda=("lstm.cuh", f"Lstm{'Coupled' * coupled}{'Peephole' * peephole}"), saved=len(gates), cell_state=True,
         unit_parameters=len(gates) - 1 if peephole else 0, readout=Readout(readout, readout_backward, inside),
+        peepholes=tuple(gate for gate in gates if gate != "g"),
     )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastrnn import philox, threads
+from fastrnn import peepholes, philox, threads
 from fastrnn.arrays import Array
 from fastrnn.cells import Cell
 from fastrnn.cpu import build, pool, products
@@ -43,6 +43,7 @@ class Saved(NamedTuple):
 
 def pack(cell: Cell, weights: Weights) -> Packed:
     """Bring the weights into panels."""
+    peepholes.refuse(weights.ch is not None, "cpu")
     return Packed(cell, weights)
 
 

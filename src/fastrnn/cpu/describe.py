@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fastrnn import peepholes
 from fastrnn.cells import Cell
 from fastrnn.cpu.blocked import FEW_ROWS, K_BLOCK
 from fastrnn.cpu.layout import CHUNK_ROWS, part_count
@@ -13,6 +14,7 @@ from fastrnn.recurrence import Loop, Shape
 
 def describe(cell: Cell, shape: Shape) -> Loop:
     """How one layer would run; see fastrnn.recurrence."""
+    peepholes.refuse(shape.dense > 0, "cpu")
     G, H, P = len(cell.gates), shape.hidden, shape.projected or shape.hidden
     lanes = vector_bytes() // shape.itemsize
     block = 2 * lanes

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from fastrnn import peepholes
 from fastrnn.cells import Cell
 from fastrnn.recurrence import Loop, Shape
 
 
 def describe(cell: Cell, shape: Shape) -> Loop:
     """How one layer would run; see fastrnn.recurrence."""
+    peepholes.refuse(shape.dense > 0, "cuda")
     gated = cell.gated is not None
     products = 0 if shape.diagonal else 1 + gated + (shape.projected > 0)
     before = f"{products} product(s) by cuBLAS, and " if products else ""

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import cupy as xp
 
+from fastrnn import peepholes
 from fastrnn.arrays import Array
 from fastrnn.cells import Cell
 from fastrnn.recurrence import Weights
@@ -79,6 +80,7 @@ class Packed(NamedTuple):
 
 def pack(cell: Cell, weights: Weights) -> Packed:
     """Bring the weights of one layer and direction into the form that the loop uses."""
+    peepholes.refuse(weights.ch is not None, "cuda")
     if cell.cuda is None:
         raise ValueError(
             f"cell: expected one with a CUDA rendering on the backend 'cuda', got {cell.name!r}; "
