@@ -70,7 +70,7 @@ KERNEL diagonal_forward(
     FOR_EACH_UNIT(u, H) {
       A sees[W], out[W];
       load<W>(seen + b * H + u, sees);
-      for (int64 g = 0; g < n; ++g) {
+      _Pragma("unroll 1") for (int64 g = 0; g < n; ++g) {
         load<W>(diagonal + (first + g) * H + u, out);
         for (int k = 0; k < W; ++k) out[k] *= sees[k];
         store<W>(ah + (b * n + g) * H + u, out);
@@ -95,7 +95,7 @@ KERNEL diagonal_backward(
       A sees[W], out[W];
       fill(out, A(0));
       if (!none) load<W>(seen + b * H + u, sees);
-      for (int64 g = 0; g < n && !none; ++g) {
+      _Pragma("unroll 1") for (int64 g = 0; g < n && !none; ++g) {
         A d[W], weight[W];
         load<W>(dhu + (b * n + g) * H + u, d), load<W>(diagonal + (first + g) * H + u, weight);
         for (int k = 0; k < W; ++k) out[k] += d[k] * weight[k], d[k] *= sees[k];
