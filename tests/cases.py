@@ -149,6 +149,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "norm-state-none": {"layer_norm": True, "state": "none"},
     "norm-T1-B1": {"layer_norm": True, "T": 1, "B": 1, "I": 2},
     "norm-H1": {"layer_norm": True, "H": 1},
+    "norm-H67": {"layer_norm": True, "H": 67, "T": 2, "B": 2, "lengths": "random", "reset": "random"},
     **{f"loss-{name}": {"losses": (name,), "num_layers": 2, "bidirectional": True} for name in LOSSES},
     "T1": {"T": 1},
     "B1": {"B": 1},

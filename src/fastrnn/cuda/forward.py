@@ -181,9 +181,7 @@ def forward_steps(cell: Cell, packed: Packed, run: Run, states: States, into: Sc
         m, s, saved = step(states.m, t), step(states.s, t), step(states.gates, t)
         own_h, own_c = step(states.own_h, t), step(states.own_c, t)
         ah, ah_last = step(into.ah, t), step(into.ah_last, t)
-        norm = (None, None, None)
-        if states.norm is not None:
-            norm = (packed.gains, states.norm.of_x[t], step(states.norm.of_rows, t))
+        norm = _at(packed, states.norm, t)
         if ah is not None:
             _recurrent(k, packed, False, seen, ah)
         if ah_last is not None:
@@ -205,6 +203,11 @@ def forward_steps(cell: Cell, packed: Packed, run: Run, states: States, into: Sc
                 "project_forward", batch, output, product, h_prev, run.keep, run.lengths, h, seen_next, y[t], y_row, t,
                 batch, output,
             )  # fmt: skip
+
+
+def _at(packed: Packed, norm: Products | None, t: int) -> tuple[Array | None, Array | None, Array | None]:
+    """What normalises the products of one step; nulls without it."""
+    return (None, None, None) if norm is None else (packed.gains, norm.of_x[t], step(norm.of_rows, t))
 
 
 def _recurrent(k: kernels.Kernels, packed: Packed, last: bool, seen: Array, out: Array) -> None:

@@ -79,8 +79,8 @@ class Packed(NamedTuple):
 
     def copy(self) -> Packed:
         """Return the same with copies of all that the loop reads; ih, which it does not, is the same array."""
-        copies = (None if a is None else a.copy() for a in self.looped)
-        return Packed(self.ih, *copies, self.gates, self.gated)  # type: ignore[arg-type]
+        hh, diagonal, hr, bias, p, gains = (None if a is None else a.copy() for a in self.looped)
+        return Packed(self.ih, hh, diagonal, hr, bias, p, gains, self.gates, self.gated)
 
     def take(self, other: Packed) -> None:
         """Write what the loop reads of other weights of the same shapes over this one's."""
