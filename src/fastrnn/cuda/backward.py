@@ -24,9 +24,7 @@ class PreActivations(NamedTuple):
     dah: Array  # [T, B, G, H]; gated cells [T, B, G-1, H]
     dah_last: Array | None  # gated cells [T, B, H]
     dproj: Array | None  # [T, B, P], gradient of the projection's output
-    dhu: (
-        Array  # as dah and, with layer normalisation, apart from it: the recurrent products' gradients, before any gain
-    )
+    dhu: Array  # dah itself; with layer normalisation, apart from it, the gradients of the products before any gain
     dhu_last: Array | None  # likewise
 
 

@@ -59,7 +59,7 @@ class Packed(NamedTuple):
 
     @property
     def fused(self) -> Array | None:
-        """A diagonal U whose products are taken in the kernel of the step: rows are whole before they are normalised."""
+        """A diagonal U whose products the kernel of the step takes; if normalised, rows must be whole before."""
         return self.diagonal if self.gains is None else None
 
     def gates_of(self, last: bool) -> tuple[int, int]:

@@ -97,8 +97,8 @@ def take(cell: Cell, packed: Packed, run: Run, save: bool) -> tuple[Hashable, Pl
         return None
     key = (
         cell.name, packed.dtype, steps, batch, packed.hidden, packed.output, packed.hr is None, packed.bias is None,
-        packed.diagonal is None, packed.gains is None, *(None if a is None else a.shape for a in _looped(run)), run.reverse, save,
-        xp.cuda.Device().id, xp.cuda.get_current_stream().ptr, get_ident(),
+        packed.diagonal is None, packed.gains is None, *(None if a is None else a.shape for a in _looped(run)),
+        run.reverse, save, xp.cuda.Device().id, xp.cuda.get_current_stream().ptr, get_ident(),
     )  # fmt: skip
     with _lock:
         known = key in _waiting
