@@ -1,5 +1,5 @@
 // Everything that differs between a GPU and the host compiler that runs the same kernels in the tests (csrc/host/): the
-// 16-bit conversions, and `touch`, which tells the host's checker of every access. Nothing else in csrc/ may ask where
+// 16-bit conversions, a block's shared memory, and `touch`, which tells the host's checker of every access. Nothing else in csrc/ may ask where
 // it runs. No header of the CUDA toolkit is needed, so NVRTC compiles the kernels with no include path.
 #pragma once
 
@@ -16,6 +16,7 @@ inline float widen(Half x) { return host::from_half(x.bits); }
 inline float widen(BFloat16 x) { return host::from_bfloat16(x.bits); }
 inline void narrow(float x, Half& out) { out.bits = host::to_half(x); }
 inline void narrow(float x, BFloat16& out) { out.bits = host::to_bfloat16(x); }
+inline void* shared_memory() { return host::shared_memory(); }
 inline void touch(const void* p, int bytes, bool write) { host::touch(p, bytes, write); }
 
 #else
@@ -31,6 +32,11 @@ __device__ __forceinline__ void narrow(float x, Half& out) { asm("cvt.rn.f16.f32
 __device__ __forceinline__ void narrow(float x, BFloat16& out) {
   const unsigned bits = __float_as_uint(x);
   out.bits = x != x ? 0x7fff : (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+}
+// What the launch asked for.
+__device__ __forceinline__ void* shared_memory() {
+  extern __shared__ double shared_words[];
+  return shared_words;
 }
 __device__ __forceinline__ void touch(const void*, int, bool) {}
 

@@ -1,9 +1,10 @@
 // One time step of any cell, forward and backward; the matrix products are done outside, by cuBLAS.
 //
-// Before this file stand four lines that make it one variant: `using Cell = Lstm; using S = float;` (the type of the
+// Before this file stand six lines that make it one variant: `using Cell = Lstm; using S = float;` (the type of the
 // arrays), `constexpr int W = 4;` (elements a thread moves at once) and `constexpr bool options = false;` (whether it
 // knows a diagonal U, recurrent dropout and zoneout, each of which is then absent where its pointers are null; without,
-// their code is gone). A is what is computed in: float, or double for double. The cell state c, its gradient dc, the
+// their code is gone), `constexpr bool normalised = false;` (layer normalisation, below), with its `constexpr double
+// epsilon = 1e-05;`. A is what is computed in: float, or double for double. The cell state c, its gradient dc, the
 // direct path of dh, the biases, the unit parameters p, a diagonal U, and the gradients of both are of type A everywhere.
 //
 //   diagonal U          ah = diagonal * seen is taken in the kernel itself, and so is the gated state of a gated cell
@@ -15,6 +16,11 @@
 // the rest; neighbouring threads own neighbouring units, so every access of a warp is one contiguous piece. Each array
 // is read or written once. Padding (t >= lengths[b]) is selected: what stands there, NaN too, is never read; the state
 // is held, y is zero, gradients are zero. Where clear[b], the step sees a state of zero and its gradient is cut.
+//
+// Layer normalisation is a variant of its own (normalise.cuh, normalised.cuh): a block has whole rows, gridDim.x and
+// blockDim.y are 1, so that it can sum over them. x W, h U and, for a cell with c, c are normalised on the way into
+// registers; h is read out of LN(c) once the row's c is there. gains: [2G, H] of x W and h U, then for a cell with c two
+// rows, gain and bias of LN(c). A diagonal U has kernels of its own then, and is absent here.
 //
 // Shapes: B, H, P, G, V are batch, hidden, projection, gates, saved values; offsets are 64-bit. "or null" marks what
 // may be absent. ah_last and dah_last: [B, H], the last gate's; apart from the others, [B, G - 1, H], for gated cells,
@@ -40,15 +46,19 @@ static_assert(!(Cell::gated && Cell::separate), "the last gate of a gated cell h
 __device__ __forceinline__ bool exists(const int64* lengths, int64 b, int64 t) { return !lengths || t < fetch(lengths + b); }
 __device__ __forceinline__ bool is_set(const bool* flags, int64 b) { return flags && fetch(flags + b); }
 
+constexpr int inner = Cell::gated ? Cell::gates - 1 : Cell::gates;  // gates of the first product
+
 // Where gate g of row b begins in ah or dah.
 template <class T> __device__ __forceinline__ T* gate_of(T* ah, T* ah_last, int64 b, int g, int64 H) {
-  constexpr int inner = Cell::gated ? Cell::gates - 1 : Cell::gates;
   return Cell::gated && g == inner ? ah_last + b * H : ah + (b * inner + g) * H;
 }
 
 template <int N> __device__ __forceinline__ void fill(A (&values)[N], A value) {
   for (int k = 0; k < N; ++k) values[k] = value;
 }
+
+#include "normalise.cuh"
+constexpr bool reads_out = normalised && Cell::cell_state;
 
 // The factors of what the recurrent product sees.
 __device__ __forceinline__ void load_keep(const S* keep, int64 at, A (&factor)[W]) {
@@ -89,10 +99,23 @@ __device__ __forceinline__ void accumulate(A* sum, const A (&values)[W]) {
   store<W>(sum, total);
 }
 
+// What h becomes: kept as the cell made it, mixed with the old one, held on padding, and written for all who read it.
+__device__ __forceinline__ void write_h(
+    bool here, int64 b, int64 u, int64 at, const S* zone_h, int64 zone_row, const A (&hp)[W], const A (&factor)[W], S* h,
+    S* seen, S* own_h, S* y, int64 y_row, A (&h_new)[W]) {
+  if (options && here && own_h) store<W>(own_h + at, h_new);
+  if (options && here && zone_h) mix(zone_h + b * zone_row + u, hp, h_new);
+  if (y) store<W>(y + b * y_row + u, h_new);
+  for (int k = 0; k < W && !here; ++k) h_new[k] = hp[k];
+  store<W>(h + at, h_new);
+  if (options && seen) drop(h_new, factor, seen + at);
+}
+
 // h, c, saved values and y of step t.
 // Moves, per element: s * (2G + V + 2), 2a more with a cell state, s more where h_prev is used (by GRU, and on padding).
 // A diagonal U: s * (G - 1) less, s more where the cell itself does not use h_prev. Dropout: 2s more, with a diagonal U
 // s. Zoneout: s more for h_prev, s for each mask, and for the backward pass a for c, s for h where the cell uses it.
+// Normalised: the same from memory, each row of ah a second and a third time from the cache, of c and saved once more.
 KERNEL step_forward(
     const S* ax,           // [B, G, H] pre-activations from the input, without bias
     const S* ah,           // [B, G, H] from the recurrent product, without bias
@@ -115,10 +138,27 @@ KERNEL step_forward(
     S* s,                  // [B, H] the gated state as its product sees it, with a diagonal U and if kept, else null
     S* own_h,              // [B, H] h before zoneout, or null
     A* own_c,              // [B, H] c before zoneout, or null
+    const A* gains,        // normalised only, as the next two, else null
+    const A* of_x,         // [B, 2] moments of ax
+    A* of_rows,            // [B, ROWS, 2] those of h U and c, written; of a gated cell's first product read
     S* y,                  // rows of H, y_row apart; null with a projection
     int64 y_row, int64 t, int64 B, int64 H) {
   FOR_EACH_ROW(b, B) {
     const bool here = exists(lengths, b, t), cleared = is_set(clear, b);
+    Moments m_x, m_h, m_last;
+    if (normalised && here) {
+      A* kept = of_rows + b * ROWS * 2;
+      m_x = fetch_moments(of_x + b * 2);
+      if (!Cell::gated && !cleared) {
+        m_h = moments([=](int g) { return gate_of(ah, ah_last, b, g, H); }, 0, inner, H);
+        keep_moments(kept + OF_H * 2, m_h);
+      }
+      if (Cell::gated && !cleared) m_h = fetch_moments(kept + OF_H * 2);
+      if (Cell::gated) {
+        m_last = moments([=](int) { return ah_last + b * H; }, 0, 1, H);
+        keep_moments(kept + OF_LAST * 2, m_last);
+      }
+    }
     FOR_EACH_UNIT(u, H) {
       const int64 at = b * H + u;
       A hp[W], cp[W], h_new[W], c_new[W], factor[W];
@@ -133,8 +173,12 @@ KERNEL step_forward(
           A add[W];
           fill(add, A(0)), fill(from_h[g], A(0));
           load<W>(ax + (b * Cell::gates + g) * H + u, from_x[g]);
+          if (normalised) normalise(from_x[g], m_x, gains + g * H + u);
           const bool of_state = !(Cell::gated && g == Cell::gates - 1);  // which is gone where it was cleared
-          if (!(cleared && of_state) && !(options && diagonal)) load<W>(gate_of(ah, ah_last, b, g, H) + u, from_h[g]);
+          if (!(cleared && of_state) && !(options && diagonal)) {
+            load<W>(gate_of(ah, ah_last, b, g, H) + u, from_h[g]);
+            if (normalised) normalise(from_h[g], of_state ? m_h : m_last, gains + (Cell::gates + g) * H + u);
+          }
           if (bias) load<W>(bias + g * H + u, add);
           for (int k = 0; k < W; ++k) from_x[g][k] += add[k];
         }
@@ -166,16 +210,40 @@ KERNEL step_forward(
         if (saved) {
           for (int g = 0; g < Cell::saved; ++g) store<W>(saved + (b * Cell::saved + g) * H + u, kept[g]);
         }
-        if (options && own_h) store<W>(own_h + at, h_new);
         if (options && own_c) store<W>(own_c + at, c_new);
-        if (options && zone_h) mix(zone_h + b * zone_row + u, hp, h_new);
         if (options && zone_c) mix(zone_c + b * zone_row + u, cp, c_new);
       }
-      if (y) store<W>(y + b * y_row + u, h_new);
-      for (int k = 0; k < W && !here; ++k) h_new[k] = hp[k], c_new[k] = cp[k];
-      store<W>(h + at, h_new);
+      for (int k = 0; k < W && !here; ++k) c_new[k] = cp[k];
       if (Cell::cell_state) store<W>(c + at, c_new);
-      if (options && seen) drop(h_new, factor, seen + at);
+      if (!reads_out) write_h(here, b, u, at, zone_h, zone_row, hp, factor, h, seen, own_h, y, y_row, h_new);
+    }
+    if constexpr (reads_out) {
+      const A* of_cell = (own_c ? own_c : c) + b * H;
+      Moments m_c;
+      if (here) {
+        __syncthreads();  // the row's c is there
+        m_c = moments([=](int) { return of_cell; }, 0, 1, H);
+        keep_moments(of_rows + (b * ROWS + OF_C) * 2, m_c);
+      }
+      FOR_EACH_UNIT(u, H) {
+        const int64 at = b * H + u;
+        A hp[W], h_new[W], factor[W];
+        fill(hp, A(0)), fill(h_new, A(0));
+        if (h_prev && !cleared && (!here || zone_h)) load<W>(h_prev + at, hp);
+        load_keep(keep, at, factor);
+        if (here) {
+          A v[W], bias_c[W], kept[Cell::saved + 1][W];
+          load<W>(of_cell + u, v), load<W>(gains + (2 * Cell::gates + 1) * H + u, bias_c);
+          normalise(v, m_c, gains + 2 * Cell::gates * H + u);
+          for (int g = 0; g < Cell::saved; ++g) load<W>(saved + (b * Cell::saved + g) * H + u, kept[g]);
+          for (int k = 0; k < W; ++k) {
+            A values[Cell::saved + 1];
+            for (int g = 0; g < Cell::saved; ++g) values[g] = kept[g][k];
+            h_new[k] = Cell::readout(values, v[k] + bias_c[k]);
+          }
+        }
+        write_h(here, b, u, at, zone_h, zone_row, hp, factor, h, seen, own_h, y, y_row, h_new);
+      }
     }
   }
 }
@@ -232,6 +300,8 @@ __device__ __forceinline__ void arriving(
 // Moves, per element: s * (V + G + 2) + 2a; s more for each of h and h_prev that the cell uses, 4a with a cell state (and s with
 // dcells), s * G where `separate`, 2a * N with unit parameters. A diagonal U: 2a * G more for its gradient, s for
 // h_prev where the cell itself does not use it, s for s, s less for the product. Dropout and zoneout: s for each array.
+// Normalised: s * 2G more, for a gated cell 2s here; 4a more for the gradients of LN(c)'s gain and bias. What it reads
+// again, and `read`, should come from the cache.
 KERNEL step_backward(
     const S* saved,           // [B, V, H]
     const A* p,               // [N, H], null where N = 0
@@ -261,9 +331,52 @@ KERNEL step_backward(
     S* dah_last,              // [B, H] the last gate's, gated cells only, else null
     A* dp,                    // [B, N, H] sum over the steps so far, in and out; null where N = 0
     A* ddiagonal,             // [B, G, H] likewise; null without a diagonal U
+    const A* gains,           // normalised only, as all that follows, else null
+    const A* of_rows,         // [B, ROWS, 2] moments
+    const S* ah,              // [B, G, H] the products; of a gated cell [B, H], the second one
+    S* dhu,                   // likewise, their gradients
+    A* read,                  // [2, B, H] scratch for a cell with c, else null, as the next
+    A* dnorm_c,               // [B, 2, H] gradients of gain and bias of LN(c), sum over the steps so far, in and out
     int64 t, int64 later, int64 B, int64 H) {
   FOR_EACH_ROW(b, B) {
     const bool here = exists(lengths, b, t), cleared = is_set(clear, b);
+    Moments m_c;
+    Means of_c;
+    A *d_o = read + b * H, *d_hat = read + (B + b) * H;  // gradients of the output gate and of c's hat
+    if constexpr (reads_out) {
+      if (here) {
+        A sums[2] = {A(0), A(0)};
+        m_c = fetch_moments(of_rows + (b * ROWS + OF_C) * 2);
+        FOR_EACH_UNIT(u, H) {
+          const int64 at = b * H + u;
+          A dh[W], held[W], c_t[W], c_hat[W], gain[W], bias_c[W], kept[Cell::saved + 1][W], out[W], dv[W], along[W];
+          const S* dy_at = dy ? dy + b * dy_row + u : nullptr;
+          if (dm) load<W>(dm + at, dh);
+          else arriving(direct, product, keep, lengths, clear_later, dy_at, later, b, at, dh);
+          if (zone_h) divide(zone_h + b * zone_row + u, dh, held);
+          load<W>(c + at, c_t);
+          load<W>(gains + 2 * Cell::gates * H + u, gain), load<W>(gains + (2 * Cell::gates + 1) * H + u, bias_c);
+          for (int g = 0; g < Cell::saved; ++g) load<W>(saved + (b * Cell::saved + g) * H + u, kept[g]);
+          for (int k = 0; k < W; ++k) {
+            A values[Cell::saved + 1];
+            for (int g = 0; g < Cell::saved; ++g) values[g] = kept[g][k];
+            c_hat[k] = hat(c_t[k], m_c);
+            Cell::readout_backward(values, c_hat[k] * gain[k] + bias_c[k], dh[k], out[k], dv[k]);
+            along[k] = dv[k] * c_hat[k];
+          }
+          accumulate(dnorm_c + b * 2 * H + u, along), accumulate(dnorm_c + (b * 2 + 1) * H + u, dv);
+          for (int k = 0; k < W; ++k) dv[k] *= gain[k];
+          store<W>(d_o + u, out), store<W>(d_hat + u, dv);
+        }
+        __syncthreads();  // the row's gradients of hat are there
+        _Pragma("unroll 4") for (int64 u = threadIdx.x; u < H; u += blockDim.x) {
+          const A d = fetch(d_hat + u);
+          sums[0] += d, sums[1] += d * hat(fetch(c + b * H + u), m_c);
+        }
+        block_sums(sums);
+        of_c = {sums[0] / static_cast<A>(H), sums[1] / static_cast<A>(H)};
+      }
+    }
     FOR_EACH_UNIT(u, H) {
       const int64 at = b * H + u;
       A dh[W], dc_t[W], add[W], gate[Cell::gates][W], last[W], dh_prev[W];
@@ -290,12 +403,19 @@ KERNEL step_backward(
         if (Cell::cell_state) load<W>(c + at, c_t);
         if (options && zone_h) divide(zone_h + b * zone_row + u, dh, held_h);
         if (options && zone_c) divide(zone_c + b * zone_row + u, dc_t, held_c);
+        if constexpr (reads_out) {
+          A d[W];
+          load<W>(d_hat + u, d), load<W>(d_o + u, dh);
+          for (int k = 0; k < W; ++k) dc_t[k] += normalise_backward(d[k], c_t[k], m_c, of_c);
+        }
         for (int k = 0; k < W; ++k) {
           A v[Cell::saved + 1], q[Cell::parameters + 1], dq[Cell::parameters + 1], da[Cell::gates];
           for (int g = 0; g < Cell::saved; ++g) v[g] = kept[g][k];
           for (int n = 0; n < Cell::parameters; ++n) q[n] = own[n][k];
           for (int g = 0; g < Cell::gates; ++g) da[g] = A(0);
-          Cell::backward(v, hp[k], cp[k], h_t[k], c_t[k], q, dh[k], dc_t[k], da, last[k], dh_prev[k], dq);
+          if constexpr (reads_out)
+            Cell::inside(v, hp[k], cp[k], h_t[k], c_t[k], q, dh[k], dc_t[k], da, last[k], dh_prev[k], dq);
+          else Cell::backward(v, hp[k], cp[k], h_t[k], c_t[k], q, dh[k], dc_t[k], da, last[k], dh_prev[k], dq);
           for (int g = 0; g < Cell::gates; ++g) gate[g][k] = da[g];
           for (int n = 0; n < Cell::parameters; ++n) dp_t[n][k] = dq[n];
         }
@@ -333,6 +453,15 @@ KERNEL step_backward(
       }
       if (!dm) store<W>(direct + at, dh_prev);
       if (Cell::cell_state) store<W>(dc + at, dc_t);
+    }
+    if constexpr (normalised) {
+      constexpr int first = Cell::gated ? inner : 0, rows = Cell::gates - first, of = Cell::gated ? OF_LAST : OF_H;
+      __syncthreads();  // the row's gradients are there
+      before_gain(
+          !here || cleared, first, Cell::gates, H, gains + Cell::gates * H, of_rows + (b * ROWS + of) * 2,
+          [=](int g) { return gate_of(dah, dah_last, b, g, H); },
+          [=](int g) { return ah + (b * rows + g - first) * H; },
+          [=](int g) { return dhu + (b * rows + g - first) * H; });
     }
   }
 }

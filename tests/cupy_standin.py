@@ -325,16 +325,18 @@ class RawKernel:
     def __init__(self, kernel: host_kernels.Kernel) -> None:
         self._kernel = kernel
 
-    def __call__(self, grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...]) -> None:
+    def __call__(
+        self, grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...], *, shared_mem: int = 0
+    ) -> None:
         launches.append(self._kernel.name)
         arrays = [arg._host if isinstance(arg, ndarray) else arg for arg in args]
-        written = [2 + k for k, parameter in enumerate(self._kernel.parameters) if parameter[0] == "*"]
-        _run(f"kernel {id(self._kernel)}", self._start, written, grid, block, *arrays)
+        written = [3 + k for k, parameter in enumerate(self._kernel.parameters) if parameter[0] == "*"]
+        _run(f"kernel {id(self._kernel)}", self._start, written, grid, block, shared_mem, *arrays)
 
-    def _start(self, grid: tuple[int, ...], block: tuple[int, ...], *args: Any) -> None:
+    def _start(self, grid: tuple[int, ...], block: tuple[int, ...], shared_mem: int, *args: Any) -> None:
         global seed
         seed += 1
-        self._kernel(grid, block, args, seed=seed)
+        self._kernel(grid, block, args, shared_mem, seed)
 
 
 class RawModule:

@@ -83,10 +83,14 @@ CASES = [
 ]
 SOME = (
     "plain", "everything", "projection-everything", "reset-lengths-bidirectional", "diagonal-regularised",
-    "zoneout-training",
+    "zoneout-training", "norm-everything", "norm-projection", "norm-diagonal",
 )  # fmt: skip
 REGULARISED: dict[str, Any] = {"zoneout": 0.3, "recurrent_dropout": 0.3, "training": True}
 DIAGONAL: dict[str, Any] = {"recurrent": "diagonal", "zoneout": 0.2}
+NORMALISED: dict[str, Any] = {"layer_norm": True, "zoneout": 0.2}
+ALTOGETHER: list[dict[str, Any]] = [
+    norm | options for norm in ({}, {"layer_norm": True}) for options in ({}, REGULARISED, {**REGULARISED, **DIAGONAL})
+]
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -106,7 +110,7 @@ def test_16_bit_types_agree_with_the_reference(case: Case, cupy: ModuleType) -> 
 @pytest.mark.parametrize(
     "case",
     [
-        replace(case, H=24, proj_size=8 if case.proj_size else 0)
+        replace(case, H=72 if case.layer_norm else 24, proj_size=8 if case.proj_size else 0)
         for dtype in ALL_DTYPES
         for name, case in cuda_cases(dtype)
         if name in SOME
@@ -143,13 +147,14 @@ def test_rows_that_are_no_whole_vectors_are_taken_one_by_one() -> None:
 
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize(("T", "B"), [(0, 3), (4, 0)])
-def test_nothing_to_do(cell: str, T: int, B: int, cupy: ModuleType) -> None:
-    case = Case(cell, "cuda", T=T, B=B, bidirectional=True)
+@pytest.mark.parametrize("layer_norm", [False, True], ids=["plain", "norm"])
+def test_nothing_to_do(cell: str, T: int, B: int, layer_norm: bool, cupy: ModuleType) -> None:
+    case = Case(cell, "cuda", T=T, B=B, bidirectional=True, layer_norm=layer_norm)
     problem = draw(case)
     assert_results(case, problem, evaluate_on_device(case, problem), expected(case, problem))
 
 
-@pytest.mark.parametrize("options", [{}, {"zoneout": 0.3}, DIAGONAL], ids=str)
+@pytest.mark.parametrize("options", [{}, {"zoneout": 0.3}, DIAGONAL, NORMALISED, {**DIAGONAL, **NORMALISED}], ids=str)
 @pytest.mark.parametrize("cell", CELLS)
 def test_a_call_that_saves_nothing_has_the_same_bits(cell: str, options: Any, cupy: ModuleType) -> None:
     case = Case(cell, "cuda", T=6, lengths="random", reset="random", bidirectional=True, num_layers=2, **options)
@@ -161,7 +166,7 @@ def test_a_call_that_saves_nothing_has_the_same_bits(cell: str, options: Any, cu
         assert_same_bits(name, value._host, by_name(case, saving.state)[name]._host)
 
 
-@pytest.mark.parametrize("options", [{}, REGULARISED, {**REGULARISED, **DIAGONAL}], ids=str)
+@pytest.mark.parametrize("options", ALTOGETHER, ids=str)
 def test_padding_reaches_nothing(options: Any, cupy: ModuleType) -> None:
     for cell in CELLS:
         case = Case(cell, "cuda", T=6, B=4, lengths="random", bidirectional=True, **options)
@@ -179,7 +184,7 @@ def test_padding_reaches_nothing(options: Any, cupy: ModuleType) -> None:
             assert_same_bits(name, value, want[name])
 
 
-@pytest.mark.parametrize("options", [{}, REGULARISED, {**REGULARISED, **DIAGONAL}], ids=str)
+@pytest.mark.parametrize("options", ALTOGETHER, ids=str)
 def test_backward_is_pure(options: Any, cupy: ModuleType) -> None:
     for cell in CELLS:
         case = Case(cell, "cuda", reset="random", num_layers=2, **options)
@@ -195,7 +200,14 @@ def test_backward_is_pure(options: Any, cupy: ModuleType) -> None:
             assert_same_bits(name, second.params[name]._host, value._host)
 
 
-@pytest.mark.parametrize("options", [{}, {"zoneout": 0.3}, {"projected": True, "zoneout": 0.3}, DIAGONAL], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {}, {"zoneout": 0.3}, {"projected": True, "zoneout": 0.3}, DIAGONAL, {"projected": True, **NORMALISED},
+        {**DIAGONAL, **NORMALISED},
+    ],
+    ids=str,
+)  # fmt: skip
 @pytest.mark.parametrize("dtype", [*DTYPES, "float16"])
 @pytest.mark.parametrize("cell", CELLS)
 def test_a_stream_equals_the_whole_sequence(cell: str, dtype: str, options: Any, cupy: ModuleType) -> None:
@@ -232,6 +244,37 @@ def test_launches_per_step(cupy: ModuleType) -> None:
     cupy_standin.launches.clear()
     backward(problem.d_output, problem.d_state)
     assert cupy_standin.launches == ["step_backward"] * 7 + ["initial_backward"]
+
+
+@pytest.mark.parametrize("cell", ["rnn_tanh", "lstm", "gru", "gru_reset_before"])
+def test_normalisation_adds_no_launch_to_a_step(cell: str, cupy: ModuleType) -> None:
+    """One before the loop and one after it, for all rows at once."""
+    launches = []
+    for layer_norm in (False, True):
+        case = Case(cell, "cuda", T=7, layer_norm=layer_norm)
+        layer, problem = make_layer(case, device="cuda:0"), on_device(draw(case))
+        cupy_standin.launches.clear()
+        layer.forward(problem.x, problem.state).backward(problem.d_output, problem.d_state)
+        launches.append(list(cupy_standin.launches))
+    assert launches[1] == ["input_moments", *launches[0], "gains_backward"]
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_large_mean_costs_no_digits(cell: str, cupy: ModuleType) -> None:
+    """The variance as mean square less squared mean would have no digit left in float32."""
+    case = Case(cell, "cuda", "float32", H=37, layer_norm=True)
+    problem = draw(case)
+    problem = replace(problem, x=np.abs(problem.x) + np.float32(0.5))
+
+    def shifted(dtype: str, **options: Any) -> Any:
+        layer = make_layer(case, dtype, **options)
+        layer.update({"weight_ih_l0": (make_layer(case).params["weight_ih_l0"] + np.float32(2000)).astype(dtype)})
+        return layer
+
+    want = evaluate(shifted("float64"), case, problem.astype("float64"), "reference")["y"]
+    got = evaluate_on_device(case, problem, shifted("float32", device="cuda:0"))["y"]
+    # x W is rounded at 2000 * sum(x), before it is normalised
+    assert_close("y", got, want, 2000 * case.I * rounding("float32", case.T, case.width))
 
 
 @pytest.mark.parametrize("cell", ["lstm_peephole", "gru", "gru_reset_before"])
@@ -326,6 +369,15 @@ def test_a_cell_without_a_cuda_rendering_is_refused_by_name(cupy: ModuleType, re
             call()
     with fastrnn.use_backend("reference"):
         assert layer(x)[0].shape == (2, 1, 4)
+
+
+def test_a_struct_without_a_readout_is_refused_with_layer_norm(cupy: ModuleType, registry: None) -> None:
+    text, struct = CELLS["leaky_lstm"].cuda or ("", "")
+    bare = replace(CELLS["leaky_lstm"], name="half", cuda=(text.replace("readout", "of_v"), struct))
+    layer, x = fastrnn.register(bare), cupy.ones((2, 1, 3), "float32")
+    with pytest.raises(ValueError, match="layer_norm: expected False, since the struct of 'half' has no readout"):
+        layer(3, 4, layer_norm=True, device="cuda:0")(x)
+    assert layer(3, 4, device="cuda:0")(x)[0].shape == (2, 1, 4)
 
 
 def test_a_separate_gate_must_be_the_last_one(cupy: ModuleType, registry: None) -> None:

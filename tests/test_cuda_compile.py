@@ -15,6 +15,7 @@ ENDS = ("sm_75", "sm_90a")  # the oldest, with the fewest registers a block, and
 REGISTERS, SHARED = 255, 48 << 10  # of a thread; bytes of a block that asks for no more: the same on all these chips
 KERNELS = {"step_forward", "project_forward", "step_backward", "project_backward", "initial_backward"}
 GATED = {"gate_forward", "gate_backward"}
+NORMALISED = {"input_moments", "gains_backward", "diagonal_forward", "diagonal_backward"}
 
 
 def offered(dtype: str, chip: str) -> bool:
@@ -22,19 +23,30 @@ def offered(dtype: str, chip: str) -> bool:
     return not (dtype == "bfloat16" and chip == "sm_75")
 
 
-@pytest.mark.parametrize("chip", CHIPS)
-@pytest.mark.parametrize("cell", CELLS)
-def test_every_variant_compiles_without_spills(cell: str, chip: str, capsys: pytest.CaptureFixture[str]) -> None:
+# Everyday: plain variants for every chip, those with options and with normalisation for one. Nightly: all for all.
+EVERY = [
+    pytest.param(cell, chip, special, marks=[pytest.mark.nightly] if special and chip != "sm_90a" else [])
+    for cell in CELLS
+    for chip in CHIPS
+    for special in (False, True)
+]
+
+
+@pytest.mark.parametrize(("cell", "chip", "special"), EVERY)
+def test_every_variant_compiles_without_spills(
+    cell: str, chip: str, special: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
     from fastrnn.cuda import source
 
     if not nvrtc.knows(chip):
         pytest.skip(f"this NVRTC does not know {chip}")
     rows = []
-    variants = [v for v in source.variants() if v.cell == cell and offered(v.dtype, chip)]
+    variants = [v for v in source.variants() if v.cell == cell and v.options is special and offered(v.dtype, chip)]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         compiled = list(pool.map(lambda v: nvrtc.compile_for(chip, source.assemble(v), source.OPTIONS), variants))
     for variant, usage in zip(variants, compiled, strict=True):
-        assert set(usage) == KERNELS | (GATED if CELLS[cell].gated else set())
+        optional = (GATED if CELLS[cell].gated else set()) | (NORMALISED if variant.normalised else set())
+        assert set(usage) == KERNELS | optional
         for name, used in usage.items():
             what = f"{variant} {name} for {chip}"
             assert used.spills == 0, f"{what} spills {used.spills} bytes"

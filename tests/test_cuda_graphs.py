@@ -49,7 +49,7 @@ def test_a_replayed_pass_has_the_bits_of_a_launched_one(case: Case, cupy: Module
     passes = case.num_layers * (1 + case.bidirectional)
     if case.save == "gates":
         assert len(cupy_standin.replays) == 2 * passes
-        assert set(cupy_standin.launches) <= {"random_words"}
+        assert set(cupy_standin.launches) <= {"random_words", "gains_backward"}  # not in the loop over time
     else:  # in segments, the last of which is too short
         assert len(cupy_standin.replays) > 2 * passes
     places.forget()
@@ -61,17 +61,18 @@ def test_a_replayed_pass_has_the_bits_of_a_launched_one(case: Case, cupy: Module
     assert_results(other, problem, replayed, expected(other, problem))
 
 
+@pytest.mark.parametrize("layer_norm", [False, True], ids=["plain", "norm"])
 @pytest.mark.parametrize("recurrent", ["full", "diagonal"])
 @pytest.mark.parametrize("cell", CELLS)
-def test_updates_reach_replayed_passes(cell: str, recurrent: str, cupy: ModuleType) -> None:
+def test_updates_reach_replayed_passes(cell: str, recurrent: str, layer_norm: bool, cupy: ModuleType) -> None:
     """One parameter at a time, so that none leans on another's change."""
     projected = recurrent == "full" and CELLS[cell].cell_state
-    case = Case(cell, "cuda", "float32", recurrent=recurrent, proj_size=3 if projected else 0)
-    layer, x = make_layer(case, device="cuda:0"), to_device(draw(case).x)
+    case = Case(cell, "cuda", "float32", recurrent=recurrent, proj_size=3 if projected else 0, layer_norm=layer_norm)
+    layer, x, rng = make_layer(case, device="cuda:0"), to_device(draw(case).x), np.random.default_rng(0)
     for _ in range(4):
         before = layer(x)[0]
     for name, value in layer.params.items():
-        layer.update({name: value + 1})
+        layer.update({name: value + to_device(rng.standard_normal(value.shape).astype("float32"))})
         after = layer(x)[0]
         assert len(cupy_standin.replays) > 0
         assert not np.array_equal(after._host, before._host), name
@@ -119,7 +120,11 @@ def test_memory_for_replays_is_bounded(cupy: ModuleType, monkeypatch: pytest.Mon
         assert len(places._waiting) <= 3
 
 
-@pytest.mark.parametrize("options", [{}, REGULARISED, {**REGULARISED, "recurrent": "diagonal"}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [{}, REGULARISED, {**REGULARISED, "recurrent": "diagonal"}, {**REGULARISED, "layer_norm": True}],
+    ids=str,
+)
 @pytest.mark.parametrize("cell", CELLS)
 def test_the_memory_of_a_place_is_counted(cell: str, options: Any, cupy: ModuleType) -> None:
     """All but what has one step's size: weights, workspace, what both loops write."""
@@ -133,7 +138,8 @@ def test_the_memory_of_a_place_is_counted(cell: str, options: Any, cupy: ModuleT
     del backward
     place = places._returned[-1][1]
     [(written, _)] = place._backward.values()
-    arrays = [*place.states, *place.scratch, place.run.y.array, *written[:2], *written.d, *places._looped(place.run)]
+    of_loops = [*place.states[:-1], *(place.states.norm or ()), *place.scratch, *written[:2], *written.d]
+    arrays = [*of_loops, place.run.y.array, *places._looped(place.run)]
     over_time = {id(a): a for a in arrays if a is not None and a.shape[0] >= case.T}
     lasting = [*over_time.values(), place._workspace, *(a for a in place.packed.looped if a is not None)]
     assert sum(a.nbytes for a in lasting) <= place.bytes

@@ -379,6 +379,42 @@ PLANTED = [
     ("the gated state's path past a diagonal forgotten", "gru_reset_before", {"recurrent": "diagonal"},
      "gate[0][k] += da_0", "", "d .*: off by"),
     ("a shared gate's gradient overwritten", "mgu", {}, "da[k] += shared[k]", "", "d .*: off by"),
+    *(
+        (f"no barrier before {what}", cell, {"layer_norm": True, "H": 40, "T": 2}, f"__syncthreads();  // {what}", "",
+         "race")
+        for what, cell in (
+            ("these are written", "rnn_tanh"), ("the sums before these have been read", "rnn_tanh"),
+            ("the row's c is there", "lstm"), ("the row's gradients of hat are there", "lstm"),
+            ("the row's gradients are there", "gru"), ("gate 0's gradient is there", "gru_reset_before"),
+        )
+    ),
+    ("moments of the first gate alone", "lstm", {"layer_norm": True},
+     "return gate_of(ah, ah_last, b, g, H); }, 0, inner, H)", "return gate_of(ah, ah_last, b, g, H); }, 0, 1, H)",
+     "y: off by"),
+    ("sums divided by another width", "gru", {"layer_norm": True},
+     "static_cast<A>((last - first) * H);\n  A sum[1]", "static_cast<A>((last - first) * H + 1);\n  A sum[1]",
+     "y: off by"),
+    ("gradients' sums divided by another width", "gru", {"layer_norm": True},
+     "static_cast<A>((last - first) * H);\n  Moments", "static_cast<A>(H);\n  Moments", "d .*: off by"),
+    ("one warp's sums for all", "rnn_tanh", {"layer_norm": True, "H": 40}, "fetch(of_warps + k * N + n)",
+     "fetch(of_warps + n)", "y: off by"),
+    ("no epsilon", "rnn_tanh", {"layer_norm": True}, " + A(epsilon)", "", "y: off by"),
+    ("the gains of x W for h U", "gru", {"layer_norm": True}, "gains + (Cell::gates + g) * H + u);\n",
+     "gains + g * H + u);\n", "y: off by"),
+    ("another gate's gain in a gradient", "gru", {"layer_norm": True}, "d[k] = normalise_backward(d[k] * factor[k],",
+     "d[k] = normalise_backward(d[k],", "d .*: off by"),
+    ("c after zoneout normalised", "lstm", {"layer_norm": True, "zoneout": 0.4}, "(own_c ? own_c : c)", "(c)",
+     "y: off by"),
+    ("dc without what comes through its row", "lstm", {"layer_norm": True},
+     "dc_t[k] += normalise_backward(d[k], c_t[k], m_c, of_c)", "dc_t[k] += d[k] * m_c.scale", "d .*: off by"),
+    ("gains' gradients of rows as they are", "lstm", {"layer_norm": True}, "sum[k] = d[k] * hat(a[k], m_x)",
+     "sum[k] = d[k] * a[k]", "d norm_ih_l0: off by"),
+    ("the separate gate's gain from dax", "gru", {"layer_norm": True}, "if (apart) load<W>(dah",
+     "if (false) load<W>(dah", "d norm_hh_l0: off by"),
+    ("a reset forgotten in the rows", "gru", {"layer_norm": True, "reset": "random"},
+     "!here || cleared, first, Cell::gates", "!here, first, Cell::gates", "d .*: off by"),
+    ("one gate's diagonal for all rows", "gru", {"layer_norm": True, "recurrent": "diagonal"},
+     "load<W>(diagonal + (first + g) * H + u, out)", "load<W>(diagonal + first * H + u, out)", "y: off by"),
 ]  # fmt: skip
 
 
@@ -393,6 +429,8 @@ def test_a_planted_mistake_is_caught(
     from fastrnn.cuda import kernels, places, source
 
     case = Case(cell, "cuda", **options)
+    if case.layer_norm:  # whole vectors, if H fits: other threads sum single elements
+        monkeypatch.setattr(kernels, "WIDE_ELEMENTS", 1)
     problem = draw(case)
     want = expected(case, problem)
     assert_results(case, problem, evaluate_on_device(case, problem), want)
@@ -467,14 +505,14 @@ def test_only_the_named_intrinsics_differ_between_host_and_device(cupy: ModuleTy
     assert asking == ["intrinsics.cuh"]
     text = (folder / "intrinsics.cuh").read_text()
     host, device = text.split("#ifdef FASTRNN_HOST")[1].split("#else")
-    function = re.compile(r"^(?:inline|__device__ __forceinline__) (\w+ \w+\([^)]*\)) {", re.MULTILINE)
+    function = re.compile(r"^(?:inline|__device__ __forceinline__) (\w+\*? \w+\([^)]*\)) {", re.MULTILINE)
 
     def signatures(part: str) -> list[str]:
         return [re.sub(r"(?<=[\w*&]) ?\b(x|out|p|bytes|write)\b", "", found) for found in function.findall(part)]
 
     wanted = [
         "float widen(Half)", "float widen(BFloat16)", "void narrow(float, Half&)", "void narrow(float, BFloat16&)",
-        "void touch(const void*, int, bool)",
+        "void* shared_memory()", "void touch(const void*, int, bool)",
     ]  # fmt: skip
     assert signatures(host) == wanted
     assert signatures(device) == wanted

@@ -100,20 +100,37 @@ struct LeakyLstm : CellTraits {
   static __device__ void forward(const A* ax, const A* ah, A, A c_prev, const A* p, A& h, A& c, A* saved) {
     const A i = sigmoid(ax[0] + ah[0]), f = sigmoid(ax[1] + ah[1]), g = tanh(ax[2] + ah[2]), o = sigmoid(ax[3] + ah[3]);
     c = sigmoid(p[0]) * f * c_prev + i * g;
-    h = o * tanh(c);
     saved[0] = i, saved[1] = f, saved[2] = g, saved[3] = o;
+    h = readout(saved, c);
   }
 
   template <class A>
   static __device__ void backward(
-      const A* saved, A, A c_prev, A, A c, const A* p, A dh, A& dc, A* dax, A&, A& dh_prev, A* dp) {
-    const A i = saved[0], f = saved[1], g = saved[2], o = saved[3], leak = sigmoid(p[0]), tanh_c = tanh(c);
-    dc += dh * o * tanh_slope(tanh_c);
+      const A* saved, A h_prev, A c_prev, A h, A c, const A* p, A dh, A& dc, A* dax, A& dah_last, A& dh_prev, A* dp) {
+    A d_o, dv;
+    readout_backward(saved, c, dh, d_o, dv);
+    dc += dv;
+    inside(saved, h_prev, c_prev, h, c, p, d_o, dc, dax, dah_last, dh_prev, dp);
+  }
+
+  // the last three for layer_norm: h is read out of v = c, or of v = LN(c)
+  template <class A> static __device__ A readout(const A* saved, A v) { return saved[3] * tanh(v); }
+
+  template <class A> static __device__ void readout_backward(const A* saved, A v, A dh, A& d_o, A& dv) {
+    const A tanh_v = tanh(v);
+    d_o = dh * tanh_v;
+    dv = dh * saved[3] * tanh_slope(tanh_v);
+  }
+
+  template <class A>
+  static __device__ void inside(
+      const A* saved, A, A c_prev, A, A, const A* p, A d_o, A& dc, A* dax, A&, A& dh_prev, A* dp) {
+    const A i = saved[0], f = saved[1], g = saved[2], o = saved[3], leak = sigmoid(p[0]);
     const A df = dc * leak * c_prev;
     dax[0] = dc * g * sigmoid_slope(i);
     dax[1] = df * sigmoid_slope(f);
     dax[2] = dc * i * tanh_slope(g);
-    dax[3] = dh * tanh_c * sigmoid_slope(o);
+    dax[3] = d_o * sigmoid_slope(o);
     dp[0] = df * f * (A(1) - leak);
     dc *= leak * f;
     dh_prev = A(0);

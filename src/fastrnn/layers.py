@@ -251,11 +251,9 @@ class Recurrent(Generic[S]):
 
         Raises:
             ImportError: CuPy is missing. RuntimeError: there is no such GPU. TypeError: the device lacks the dtype.
-            ValueError: the device lacks an option of the layer.
         """
         device = validation.device(device)
         validation.dtype_name(self.dtype, where=device)
-        validation.for_device(self._arguments, device)
         if device != self.device:
             with on(self.device), self._written.shared():
                 moved = {name: to_device(value, device) for name, value in self._values.items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from fastrnn import validation
+from fastrnn import peepholes
 from fastrnn.bench.ours import make
 from fastrnn.cells import CELLS, Cell
 
@@ -18,6 +18,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "plain": {},
     "dropout": {"num_layers": 2, "dropout": 0.5},
     "proj_size": {"proj_size": 2},
+    "dense peepholes": {"peephole": "dense"},
     "diagonal": {"recurrent": "diagonal"},
     "mask": {"recurrent": [[float((i + j) % 2) for i in range(HIDDEN)] for j in range(HIDDEN)]},
     "layer_norm": {"layer_norm": True},
@@ -50,9 +51,10 @@ def _refusal(cell: Cell, arguments: dict[str, Any], backend: str) -> str:
         return f"{cell.name} has no rendering for it"
     try:
         layer = make(cell.name, INPUTS, HIDDEN, **arguments)
-        validation.for_device(layer._arguments, "cuda:0" if backend == "cuda" else "cpu")
+        if backend != "reference":
+            peepholes.refuse(layer._dense > 0, backend)
     except TypeError:
-        return "the layer has no such argument"
+        return "the cell's layer takes no such argument beside its own"
     except ValueError as error:
         return str(error)
     return ""
@@ -75,5 +77,5 @@ def table() -> str:
         lines.append(f"| `{cell}` | {' | '.join(marks)} |")
     legend = ", ".join(f"{letter} {backend}" for backend, letter in BACKENDS.items())
     lines += ["", f"{legend}: forward and every gradient."]
-    lines += [f"({number}) {note}." for note, number in notes.items()]
+    lines += ["", *(f"- ({number}) {note}." for note, number in notes.items())]
     return "\n".join(lines)

@@ -19,8 +19,6 @@ from fastrnn.sequence import Inputs
 
 DTYPES = {"cpu": ("float32", "float64"), "cuda": ("float32", "float64", "float16", "bfloat16")}
 INITS = ("uniform", "xavier", "orthogonal", "identity")
-# Options that the CUDA kernels do not have yet; each is refused by name on a GPU unless it has this value.
-ON_A_GPU: dict[str, Any] = {"layer_norm": False}
 # Options of the public interface that no loop of this version has; each is refused by name unless it has this value.
 NOT_YET: dict[str, Any] = {"precision": "highest"}
 
@@ -55,7 +53,6 @@ def constructor(arguments: Mapping[str, Any]) -> dict[str, Any]:
     plain["recurrent"] = recurrent(plain["recurrent"], plain["hidden_size"], plain.get("proj_size", 0))
     plain["device"] = device(plain["device"])
     plain["dtype"] = dtype_name(plain["dtype"], where=plain["device"])
-    for_device(plain, plain["device"])
     choice("init", plain["init"], INITS)
     choice("save", plain["save"], ("gates", "recompute"))
     for name, supported in NOT_YET.items():
@@ -77,14 +74,6 @@ def peephole(value: object) -> bool | str:
             raise ValueError(f"peephole: expected False, True or 'dense', got {value!r}")
         return value
     return boolean("peephole", value)
-
-
-def for_device(arguments: Mapping[str, Any], where: str) -> None:
-    """Refuse the options that the loop of this device does not have."""
-    for name, allowed in ON_A_GPU.items() if where != "cpu" else ():
-        value = arguments.get(name, allowed)
-        if value != allowed:
-            raise ValueError(f"{name}: expected {allowed!r}, the only value on a GPU in this version, got {value!r}")
 
 
 def layer_norm(value: bool, cell: Cell) -> None:

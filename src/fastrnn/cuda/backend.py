@@ -30,7 +30,8 @@ def recur_forward(cell: Cell, packed: Packed, run: Run, save: bool) -> Final:
     steps, batch = run.x.shape[:2]
     taken = places.take(cell, packed, run, save)
     if taken is None:
-        states, into = allocate(cell, packed, run, save), scratch(packed, steps, batch)
+        states = allocate(cell, packed, run, save)
+        into = scratch(packed, steps, batch, states.norm)
         set_initial(run, states)
         input_product(packed, run.x, into)
         with using(workspace()):

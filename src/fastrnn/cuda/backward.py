@@ -9,10 +9,12 @@ import cupy as xp
 from fastrnn.arrays import Array, zeroed
 from fastrnn.cells import Cell
 from fastrnn.cuda import kernels
-from fastrnn.cuda.forward import Saved, States, has_options, rows, shares, step
+from fastrnn.cuda.forward import Products, Saved, States, has_options, rows, shares, step
 from fastrnn.cuda.packed import Packed, computed_in
 from fastrnn.cuda.products import matmul, multiply, using, workspace
 from fastrnn.recurrence import Columns, Given, Initial, Run, Weights
+
+GAIN_PARTS = 256  # blocks that share the sums over T*B of the gains' gradients. Not yet measured.
 
 
 class PreActivations(NamedTuple):
@@ -22,6 +24,8 @@ class PreActivations(NamedTuple):
     dah: Array  # [T, B, G, H]; gated cells [T, B, G-1, H]
     dah_last: Array | None  # gated cells [T, B, H]
     dproj: Array | None  # [T, B, P], gradient of the projection's output
+    dhu: Array  # dah itself; with layer normalisation, apart from it, the gradients of the products before any gain
+    dhu_last: Array | None  # likewise
 
 
 class Backward(NamedTuple):
@@ -37,10 +41,12 @@ class Backward(NamedTuple):
     ds: Array  # [B, H], gradient of the gated state or of the projection's input
     dp: Array | None  # [B, N, H] in the dtype of registers: each row's part of the gradient of the unit parameters
     ddiagonal: Array | None  # [B, G, H] likewise, of a diagonal U
+    dnorm_c: Array | None  # [B, 2, H] likewise, of gain and bias of a normalised c
+    read: Array | None  # [2, B, H] likewise, scratch for the readout of a normalised c
 
     def take(self, given: Given) -> None:
         """Start from these gradients; those over time only where they stand elsewhere."""
-        for total in (self.dp, self.ddiagonal):
+        for total in (self.dp, self.ddiagonal, self.dnorm_c):
             if total is not None:
                 total[...] = 0
         for mine, arriving in ((self.direct, given.h_n), (self.dc, given.c_n)):
@@ -60,10 +66,13 @@ def allocate(cell: Cell, packed: Packed, steps: int, batch: int, dy: Array | Non
         array: Array = xp.empty((steps, batch, *shape), dtype)
         return array
 
-    dah = empty(gates - (cell.gated is not None), hidden)
+    dah, dah_last = empty(gates - (cell.gated is not None), hidden), empty(hidden) if cell.gated else None
+    normalised = packed.gains is not None
+    of_c = normalised and cell.cell_state
     d = PreActivations(
-        empty(gates, hidden) if cell.separate else dah, dah, empty(hidden) if cell.gated else None,
-        empty(output) if packed.hr is not None else None,
+        empty(gates, hidden) if cell.separate else dah, dah, dah_last,
+        empty(output) if packed.hr is not None else None, empty(*dah.shape[2:]) if normalised else dah,
+        empty(hidden) if normalised and cell.gated else dah_last,
     )  # fmt: skip
     return Backward(
         dy, dcells,
@@ -71,6 +80,8 @@ def allocate(cell: Cell, packed: Packed, steps: int, batch: int, dy: Array | Non
         xp.empty((batch, output), dtype), xp.empty((batch, output), dtype), xp.empty((batch, hidden), dtype),
         None if packed.p is None else xp.empty((batch, *packed.p.shape), compute),
         None if packed.diagonal is None else xp.empty((batch, gates, hidden), compute),
+        xp.empty((batch, 2, hidden), compute) if of_c else None,
+        xp.empty((2, batch, hidden), compute) if of_c else None,
     )  # fmt: skip
 
 
@@ -79,13 +90,13 @@ def recur_backward(
 ) -> Initial:
     """Back-propagate through time, then over all T*B at once; see fastrnn.recurrence."""
     if saved.place is not None and saved.place.on_its_stream():
-        return _finish(packed, run, saved.states, saved.place.backward(given), dx, accumulate)
+        return _finish(cell, packed, run, saved.states, saved.place.backward(given), dx, accumulate)
     steps, batch = run.x.shape[:2]
     memory = allocate(cell, packed, steps, batch, _over_time(given.y), _over_time(given.cells))
     memory.take(given._replace(y=None, cells=None))
     with using(workspace()):
         backward_steps(cell, packed, run, saved.states, memory)
-    return _finish(packed, run, saved.states, memory, dx, accumulate)
+    return _finish(cell, packed, run, saved.states, memory, dx, accumulate)
 
 
 def _over_time(columns: Columns | None) -> Array | None:
@@ -103,13 +114,14 @@ def backward_steps(cell: Cell, packed: Packed, run: Run, states: States, memory:
 
     Nothing in here waits for the device, and nothing allocates.
     """
-    dy, dcells, direct, dc, d, dh0, product, ds, dp, ddiagonal = memory
+    dy, dcells, direct, dc, d, dh0, product, ds, dp, ddiagonal, dnorm_c, read = memory
     batch, hidden, output = dh0.shape[0], packed.hidden, packed.output
     if run.x.shape[0] * batch == 0:
         dh0[...] = direct
         return
-    k = kernels.load(cell, packed.dtype, batch, (hidden, output), (dy, dcells), has_options(packed, run))
-    full = packed.hh is not None
+    norm, options = states.norm, has_options(packed, run)
+    k = kernels.load(cell, packed.dtype, batch, (hidden, output), (dy, dcells), options, norm is not None)
+    full = packed.fused is None
     later: int | None = None
     for t in list(run.steps())[::-1]:
         before, after = states.slots(t, run.reverse)
@@ -118,6 +130,7 @@ def backward_steps(cell: Cell, packed: Packed, run: Run, states: States, memory:
         c_prev, c = (None, None) if states.cs is None else (states.cs[before], states.cs[after])
         saved, s, dah_last = step(states.gates, t), step(states.s, t), step(d.dah_last, t)
         own_h, own_c = step(states.own_h if states.m is None else states.m, t), step(states.own_c, t)
+        first, last = _normalised(packed, norm, d, t)
         recurrent = product if full and later is not None else None
         dm = None
         if d.dproj is not None:
@@ -127,20 +140,22 @@ def backward_steps(cell: Cell, packed: Packed, run: Run, states: States, memory:
             )  # fmt: skip
             dm = multiply(d.dproj[t], packed.hr, out=ds)  # type: ignore[arg-type]
         k.launch(
-            "step_backward", batch, hidden, saved, packed.p, packed.diagonal, run.keep if dm is None else None,
+            "step_backward", batch, hidden, saved, packed.p, packed.fused, run.keep if dm is None else None,
             *shares(run, t), h_prev, c_prev, None if full else s, h if own_h is None else own_h,
             c if own_c is None else own_c, run.lengths, clear, clear_later, *_row(dy if dm is None else None, t),
             *_row(dcells, t), recurrent if dm is None else None, dm, direct if dm is None else None, dc,
-            d.dax[t] if cell.separate else None, d.dah[t], dah_last, dp, ddiagonal, t, later or 0, batch, hidden,
+            d.dax[t] if cell.separate else None, d.dah[t], dah_last, dp, None if full else ddiagonal,
+            *(first if dah_last is None else last), read, dnorm_c, t, later or 0, batch, hidden,
         )  # fmt: skip
         if full and dah_last is not None:
-            multiply(dah_last, packed.last, out=ds)
+            _recurrent(k, packed, run, True, step(d.dhu_last, t), s, t, ds, ddiagonal)  # type: ignore[arg-type]
             k.launch(
-                "gate_backward", batch, hidden, ds, saved, h_prev, run.keep, run.lengths, clear, direct, d.dah[t], t,
-                batch, hidden,
+                "gate_backward", batch, hidden, ds, saved, h_prev, run.keep, run.lengths, clear, direct, d.dah[t],
+                *first, t, batch, hidden,
             )  # fmt: skip
         if full:
-            multiply(d.dah[t].reshape(batch, -1), packed.first, out=product)
+            seen = h_prev if states.seen is None else states.seen[before]
+            _recurrent(k, packed, run, False, d.dhu[t].reshape(batch, -1), seen, t, product, ddiagonal)
         later = t
     clear_later = None if run.clear is None else run.clear[later]
     k.launch(
@@ -149,34 +164,88 @@ def backward_steps(cell: Cell, packed: Packed, run: Run, states: States, memory:
     )  # fmt: skip
 
 
+def _normalised(
+    packed: Packed, norm: Products | None, d: PreActivations, t: int
+) -> tuple[tuple[Array | None, ...], tuple[Array | None, ...]]:
+    """What turns gradients of the first and of the last product's pre-activations into its own; nulls without it."""
+    if norm is None:
+        return (None,) * 4, (None,) * 4
+    kept = packed.gains, norm.of_rows[t]
+    return (*kept, norm.ah[t], d.dhu[t]), (*kept, step(norm.ah_last, t), step(d.dhu_last, t))
+
+
+def _recurrent(
+    k: kernels.Kernels, packed: Packed, run: Run, last: bool, da: Array, seen: Array, t: int, out: Array,
+    ddiagonal: Array | None,
+) -> None:  # fmt: skip
+    """Gradient of what a recurrent product saw; of a diagonal U that of U too."""
+    if packed.diagonal is None:
+        multiply(da, packed.last if last else packed.first, out=out)
+        return
+    batch, clear = out.shape[0], None if run.clear is None else run.clear[t]
+    k.launch(
+        "diagonal_backward", batch, packed.hidden, da, packed.diagonal, seen, run.lengths, clear, out, ddiagonal,
+        *packed.gates_of(last), t, batch, packed.hidden,
+    )  # fmt: skip
+
+
 def _row(array: Array | None, t: int) -> tuple[Array | None, int]:
     """Step t of an array [T, B, width] and the distance of its rows, or a null pointer."""
     return (None, 0) if array is None else (array[t], array.strides[1] // array.itemsize)
 
 
-def _finish(packed: Packed, run: Run, states: States, memory: Backward, dx: Array, accumulate: bool) -> Initial:
+def _finish(
+    cell: Cell, packed: Packed, run: Run, states: States, memory: Backward, dx: Array, accumulate: bool
+) -> Initial:
     """Write or add to dx; return the gradients of the initial state, the weights and the biases, as copies."""
     c0 = None if memory.dc is None else memory.dc.astype(packed.dtype)  # a copy
-    return Initial(memory.dh0.copy(), c0, _after_loop(packed, run, states, memory, dx, accumulate))
+    return Initial(memory.dh0.copy(), c0, _after_loop(cell, packed, run, states, memory, dx, accumulate))
 
 
-def _after_loop(packed: Packed, run: Run, states: States, memory: Backward, dx: Array, accumulate: bool) -> Weights:
-    """Write or add to dx; return the gradients of the weights and biases."""
+def _after_loop(
+    cell: Cell, packed: Packed, run: Run, states: States, memory: Backward, dx: Array, accumulate: bool
+) -> Weights:
+    """Write or add to dx; return the gradients of the weights, biases and gains."""
     steps, d = run.x.shape[0], memory.d
     padding = None if run.lengths is None else xp.arange(steps)[:, None] >= run.lengths
     x = rows(_without(run.x, padding))
     dax = [rows(d.dax)] if d.dah_last is None else [rows(d.dah), rows(d.dah_last)]
     dah = [rows(d.dah)] if d.dah_last is None else dax
+    dhu = [rows(d.dhu)] if d.dhu_last is None else [rows(d.dhu), rows(d.dhu_last)]
+    b_ih, b_hh = (None if packed.bias is None else _join([_sum(da) for da in of]) for of in (dax, dah))
+    gains = _gain_gradients(cell, packed, run, states.norm, memory)  # dax becomes the gradient of x W itself
     _input_gradient(packed, dax, padding, dx, accumulate)
     dp, ddiagonal = (None if a is None else _sum(a).astype(packed.dtype) for a in (memory.dp, memory.ddiagonal))
     return Weights(
         _join([matmul(da.T, x) for da in dax]),
-        _recurrent_gradient(run, states, dah, padding) if ddiagonal is None else ddiagonal.reshape(-1),
-        None if packed.bias is None else _join([_sum(da) for da in dax]),
-        None if packed.bias is None else _join([_sum(da) for da in dah]),
+        _recurrent_gradient(run, states, dhu, padding) if ddiagonal is None else ddiagonal.reshape(-1),
+        b_ih,
+        b_hh,
         None if d.dproj is None or states.m is None else matmul(rows(d.dproj).T, rows(states.m)),
         dp,
+        *gains,
     )
+
+
+def _gain_gradients(
+    cell: Cell, packed: Packed, run: Run, norm: Products | None, memory: Backward
+) -> tuple[Array | None, ...]:
+    """Those of x W, of h U, of c and of c's bias; turns dax into the gradient of x W, over all T*B at once."""
+    if norm is None:
+        return ()
+    (steps, batch), hidden, gates, d = run.x.shape[:2], packed.hidden, packed.gates, memory.d
+    blocks = max(1, min(steps * batch, GAIN_PARTS))
+    parts = xp.zeros((blocks, 2, gates * hidden), computed_in(packed.dtype))
+    if steps * batch:
+        k = kernels.load(cell, packed.dtype, batch, (hidden,), (), has_options(packed, run), True)
+        k.launch(
+            "gains_backward", blocks, hidden, d.dax if d.dah_last is None else d.dah, d.dah_last,
+            d.dah if cell.separate else None, norm.x, norm.of_x, norm.ah, norm.ah_last, norm.of_rows, packed.gains,
+            run.lengths, None if run.clear is None else xp.ascontiguousarray(run.clear), parts, steps, batch, hidden,
+        )  # fmt: skip
+    of_products = _sum(parts).astype(packed.dtype)
+    of_c = (None, None) if memory.dnorm_c is None else _sum(memory.dnorm_c).astype(packed.dtype)
+    return (*of_products, *of_c)
 
 
 def _recurrent_gradient(run: Run, states: States, dah: list[Array], padding: Array | None) -> Array:

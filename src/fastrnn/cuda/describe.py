@@ -12,14 +12,19 @@ def describe(cell: Cell, shape: Shape) -> Loop:
     peepholes.refuse(shape.dense > 0, "cuda")
     gated = cell.gated is not None
     products = 0 if shape.diagonal else 1 + gated + (shape.projected > 0)
+    apart = shape.diagonal and shape.layer_norm  # a row must be whole before it is normalised
     before = f"{products} product(s) by cuBLAS, and " if products else ""
-    fused = "two fused kernels" if gated and products else "one fused kernel"
+    if apart:
+        before = f"{1 + gated} product(s) with a diagonal in a kernel each, and "
+    fused = "two fused kernels" if gated and (products or apart) else "one fused kernel"
+    fused += ", a block for each row, which is normalised" if shape.layer_norm else ""
     stages = [
-        "input product of all steps by cuBLAS",
+        "input product of all steps by cuBLAS" + (", then mean and scale of its rows" if shape.layer_norm else ""),
         f"per step {before}the gates and all options in {fused}",
         "launched in the first call of a shape, replayed as one CUDA graph from the third",
     ]
     if shape.train:
         loop, after = (", dU in the loop", "dW and dx") if shape.diagonal else ("", "dW, dU and dx")
         stages.append(f"backward: the same turned round{loop}, then {after} by cuBLAS over all steps")
-    return Loop(f"step.cuh for `{cell.name}`", False, 1, "the step plan, which serves every shape", tuple(stages))
+    kernel = f"step.cuh for `{cell.name}`" + (", normalised" if shape.layer_norm else "")
+    return Loop(kernel, False, 1, "the step plan, which serves every shape", tuple(stages))

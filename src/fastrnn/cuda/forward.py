@@ -19,6 +19,16 @@ if TYPE_CHECKING:
     from fastrnn.cuda.places import Place
 
 
+class Products(NamedTuple):
+    """What layer normalisation needs again: the products as they are, and mean and scale of each of their rows."""
+
+    x: Array  # [T, B, G*H], of all steps also in a pass that saves nothing, as the next
+    of_x: Array  # [T, B, 2] in the dtype of registers
+    ah: Array  # [T, B, G*H]; gated cells [T, B, (G-1)*H]
+    ah_last: Array | None  # gated cells [T, B, H]
+    of_rows: Array  # [T, B, 3, 2] likewise: of ah, of ah_last, of c
+
+
 class States(NamedTuple):
     """What the forward pass writes.
 
@@ -34,6 +44,7 @@ class States(NamedTuple):
     seen: Array | None  # [T+1, B, P], with recurrent dropout: hs as the product sees it
     own_h: Array | None  # [T, B, H], with zoneout: h of the cell, where its backward reads that
     own_c: Array | None  # [T, B, H], with zoneout: c of the cell
+    norm: Products | None  # with layer normalisation
 
     def slots(self, t: int, reverse: bool) -> tuple[int, int]:
         """Return where the state before and after step t is."""
@@ -53,8 +64,8 @@ class Scratch(NamedTuple):
     """Where the products of one pass go."""
 
     ax: Array  # [T, B, G*H]
-    ah: Array | None  # [B, G*H]; gated cells [B, (G-1)*H]; none with a diagonal U
-    ah_last: Array | None  # gated cells [B, H]
+    ah: Array | None  # [1, B, G*H]; gated cells [1, B, (G-1)*H]; none with a diagonal U whose products the kernel takes
+    ah_last: Array | None  # gated cells [1, B, H]
     product: Array | None  # [B, P], the projection
 
 
@@ -88,7 +99,8 @@ def allocate(cell: Cell, packed: Packed, run: Run, save: bool) -> States:
     (steps, batch), dtype, hidden = run.x.shape[:2], packed.dtype, packed.hidden
     zone_h, zone_c = (None, None) if run.zone is None else run.zone
     kept, slots = (steps, steps + 1) if save else (1, 2)
-    saved = cell.saved if save else 0
+    norm = _products(packed, kept, steps, batch)
+    saved = cell.saved if save or (norm is not None and cell.cell_state) else 0  # h is read out of them
 
     def empty(count: int, *shape: int, dtype: str = dtype) -> Array:
         array: Array = xp.empty((count, batch, *shape), dtype)
@@ -99,21 +111,36 @@ def allocate(cell: Cell, packed: Packed, run: Run, save: bool) -> States:
         empty(slots, hidden, dtype=computed_in(dtype)) if cell.cell_state else None,
         empty(kept, saved, hidden) if saved else None,
         empty(kept, hidden) if packed.hr is not None else None,
-        empty(kept, hidden) if cell.gated and (save or packed.diagonal is None) else None,
-        empty(slots, packed.output) if run.keep is not None and packed.diagonal is None else None,
+        empty(kept, hidden) if cell.gated and (save or packed.fused is None) else None,
+        empty(slots, packed.output) if run.keep is not None and packed.fused is None else None,
         empty(kept, hidden) if save and zone_h is not None and cell.uses_h else None,
-        empty(kept, hidden, dtype=computed_in(dtype)) if save and zone_c is not None else None,
+        empty(kept, hidden, dtype=computed_in(dtype)) if (save or norm is not None) and zone_c is not None else None,
+        norm,
     )
 
 
-def scratch(packed: Packed, steps: int, batch: int) -> Scratch:
-    """Return uninitialised arrays for the products of a pass."""
+def _products(packed: Packed, kept: int, steps: int, batch: int) -> Products | None:
+    if packed.gains is None:
+        return None
+    dtype, compute, hidden = packed.dtype, computed_in(packed.dtype), packed.hidden
+    return Products(
+        xp.empty((steps, batch, packed.gates * hidden), dtype), xp.empty((steps, batch, 2), compute),
+        xp.empty((kept, batch, packed.split), dtype), xp.empty((kept, batch, hidden), dtype) if packed.gated else None,
+        xp.empty((kept, batch, 3, 2), compute),
+    )  # fmt: skip
+
+
+def scratch(packed: Packed, steps: int, batch: int, norm: Products | None) -> Scratch:
+    """Return uninitialised arrays for the products of a pass, or those that it keeps."""
     hidden, dtype = packed.hidden, packed.dtype
+    product = None if packed.hr is None else xp.empty((batch, packed.output), dtype)
+    if norm is not None:
+        return Scratch(norm.x, norm.ah, norm.ah_last, product)
     return Scratch(
         xp.empty((steps, batch, packed.gates * hidden), dtype),
-        None if packed.hh is None else xp.empty((batch, packed.split), dtype),
-        xp.empty((batch, hidden), dtype) if packed.hh is not None and packed.gated else None,
-        None if packed.hr is None else xp.empty((batch, packed.output), dtype),
+        None if packed.hh is None else xp.empty((1, batch, packed.split), dtype),
+        xp.empty((1, batch, hidden), dtype) if packed.hh is not None and packed.gated else None,
+        product,
     )
 
 
@@ -139,9 +166,12 @@ def forward_steps(cell: Cell, packed: Packed, run: Run, states: States, into: Sc
     hidden, output, y = packed.hidden, packed.output, run.y.view
     if steps * batch == 0:
         return
-    k = kernels.load(cell, packed.dtype, batch, (hidden, output), (y,), has_options(packed, run))
-    ax, ah, ah_last, product = into
+    normalised = packed.gains is not None
+    k = kernels.load(cell, packed.dtype, batch, (hidden, output), (y,), has_options(packed, run), normalised)
+    ax, product = into.ax, into.product
     y_row = y.strides[1] // y.itemsize
+    if states.norm is not None:
+        k.launch("input_moments", steps * batch, hidden, ax, run.lengths, states.norm.of_x, steps, batch, hidden)
     for t in run.steps():
         before, after = states.slots(t, run.reverse)
         clear = None if run.clear is None else run.clear[t]
@@ -150,20 +180,22 @@ def forward_steps(cell: Cell, packed: Packed, run: Run, states: States, into: Sc
         seen, seen_next = (h_prev, None) if states.seen is None else (states.seen[before], states.seen[after])
         m, s, saved = step(states.m, t), step(states.s, t), step(states.gates, t)
         own_h, own_c = step(states.own_h, t), step(states.own_c, t)
+        ah, ah_last = step(into.ah, t), step(into.ah_last, t)
+        norm = _at(packed, states.norm, t)
         if ah is not None:
-            multiply(seen, packed.first.T, out=ah)
+            _recurrent(k, packed, False, seen, ah)
         if ah_last is not None:
             k.launch(
-                "gate_forward", batch, hidden, ax[t], ah, packed.bias, h_prev, run.keep, run.lengths, clear, s, t,
-                batch, hidden,
+                "gate_forward", batch, hidden, ax[t], ah, packed.bias, h_prev, run.keep, run.lengths, clear, s, *norm,
+                t, batch, hidden,
             )  # fmt: skip
-            multiply(s, packed.last.T, out=ah_last)  # type: ignore[arg-type]
+            _recurrent(k, packed, True, s, ah_last)  # type: ignore[arg-type]
         whole = m is None  # no projection: the kernel makes h itself
         k.launch(
-            "step_forward", batch, hidden, ax[t], ah, ah_last, packed.bias, packed.p, packed.diagonal,
+            "step_forward", batch, hidden, ax[t], ah, ah_last, packed.bias, packed.p, packed.fused,
             run.keep if whole else None, *shares(run, t), h_prev if whole else None, c_prev, run.lengths, clear,
             h if whole else m, c, saved, seen_next if whole else None, s if ah_last is None else None, own_h, own_c,
-            y[t] if whole else None, y_row, t, batch, hidden,
+            *norm, y[t] if whole else None, y_row, t, batch, hidden,
         )  # fmt: skip
         if m is not None:
             multiply(m, packed.hr.T, out=product)  # type: ignore[union-attr,arg-type]
@@ -171,3 +203,19 @@ def forward_steps(cell: Cell, packed: Packed, run: Run, states: States, into: Sc
                 "project_forward", batch, output, product, h_prev, run.keep, run.lengths, h, seen_next, y[t], y_row, t,
                 batch, output,
             )  # fmt: skip
+
+
+def _at(packed: Packed, norm: Products | None, t: int) -> tuple[Array | None, Array | None, Array | None]:
+    """What normalises the products of one step; nulls without it."""
+    return (None, None, None) if norm is None else (packed.gains, norm.of_x[t], step(norm.of_rows, t))
+
+
+def _recurrent(k: kernels.Kernels, packed: Packed, last: bool, seen: Array, out: Array) -> None:
+    """The product of the state with U, of the gated state with its last gate; a diagonal one if a kernel of its own."""
+    if packed.diagonal is None:
+        multiply(seen, (packed.last if last else packed.first).T, out=out)
+        return
+    k.launch(
+        "diagonal_forward", seen.shape[0], packed.hidden, seen, packed.diagonal, out, *packed.gates_of(last),
+        seen.shape[0], packed.hidden,
+    )  # fmt: skip

@@ -17,16 +17,21 @@ from fastrnn.cuda import source
 from fastrnn.cuda.source import Variant
 
 THREADS = 128  # of a block: few enough that B = 1, H = 1024 still spreads over 8 blocks. Not yet measured.
+ROW_THREADS = 256  # of a block that sums over a row; the launch bound of the kernels. Not yet measured.
 GRID_ROWS = 65535  # the limit of a grid's second dimension; kernels stride over the rest
 WIDE_ELEMENTS = 1 << 18  # from this many on, whole vectors: 2048 threads on each of 132 processors. Not yet measured.
+SUMS_BYTES = 2 * ROW_THREADS // 32 * 8  # shared memory for two sums of each warp, in float64 if need be
+WHOLE_ROWS = {  # kernels that sum over rows in a normalised variant, a block a row
+    "step_forward", "step_backward", "gate_forward", "gate_backward", "input_moments", "gains_backward"
+}  # fmt: skip
 
 
 class Kernels:
     """The kernels of one variant on the current device."""
 
-    def __init__(self, module: Any, width: int) -> None:
+    def __init__(self, module: Any, width: int, normalised: bool = False) -> None:
         self.width = width
-        self._module = module
+        self._module, self._whole_rows = module, WHOLE_ROWS if normalised else set[str]()
         self._functions: dict[str, Any] = {}
 
     def launch(self, name: str, rows: int, units: int, *args: Any) -> None:
@@ -34,6 +39,10 @@ class Kernels:
         function = self._functions.get(name)
         if function is None:
             function = self._functions[name] = self._module.get_function(name)
+        if name in self._whole_rows:  # as many threads whatever the width, since they share the order of the sums
+            threads = min(ROW_THREADS, -(-units // 32) * 32)
+            function((1, min(GRID_ROWS, rows)), (threads, 1), tuple(map(_argument, args)), shared_mem=SUMS_BYTES)
+            return
         lanes = -(-units // self.width)
         across = min(THREADS, -(-lanes // 32) * 32)
         down = min(rows, THREADS // across)
@@ -48,17 +57,19 @@ def _argument(value: Any) -> Any:
 
 
 def load(
-    cell: Cell, dtype: str, rows: int, units: tuple[int, ...], strided: tuple[Array | None, ...], options: bool
-) -> Kernels:
+    cell: Cell, dtype: str, rows: int, units: tuple[int, ...], strided: tuple[Array | None, ...], options: bool,
+    normalised: bool,
+) -> Kernels:  # fmt: skip
     """Return the kernels for arrays of this many rows and units.
 
     units: every width of a row that the kernels see. strided: arrays [T, B, width] from outside. Whole vectors need
-    all of them to be made of whole vectors. options: see Variant.
+    all of them to be made of whole vectors. options, normalised: see Variant.
     """
     width = source.widths(dtype)[1]
     wide = rows * min(units) >= WIDE_ELEMENTS and all(n % width == 0 for n in units)
     wide = wide and all(array is None or _aligned(array) for array in strided)
-    return _load(Variant(cell.name, dtype, width if wide else 1, options), cupy.cuda.Device().id)
+    variant = Variant(cell.name, dtype, width if wide else 1, options or normalised, normalised)
+    return _load(variant, cupy.cuda.Device().id)
 
 
 def _aligned(array: Array) -> bool:
@@ -73,8 +84,9 @@ def _load(variant: Variant, device: int) -> Kernels:
         raise TypeError(f"dtype: bfloat16 needs a GPU of compute capability 8.0, device {device} has less")
     ahead = source.compiled(variant, chip)
     if ahead is not None:
-        return Kernels(cupy.RawModule(path=str(ahead)), variant.width)
-    return Kernels(cupy.RawModule(code=source.assemble(variant), options=source.OPTIONS), variant.width)
+        return Kernels(cupy.RawModule(path=str(ahead)), variant.width, variant.normalised)
+    module = cupy.RawModule(code=source.assemble(variant), options=source.OPTIONS)
+    return Kernels(module, variant.width, variant.normalised)
 
 
 @cache

@@ -9,6 +9,7 @@ import cupy as xp
 from fastrnn import peepholes
 from fastrnn.arrays import Array
 from fastrnn.cells import Cell
+from fastrnn.cuda.source import reads_out
 from fastrnn.recurrence import Weights
 
 
@@ -26,6 +27,7 @@ class Packed(NamedTuple):
     hr: Array | None  # [P, H]
     bias: Array | None  # [G + separate, H] in the dtype of registers
     p: Array | None  # [N, H] in the dtype of registers
+    gains: Array | None  # layer normalisation, in the dtype of registers: [2G, H] of x W and h U; gain and bias of c
     gates: int
     gated: bool
 
@@ -57,6 +59,16 @@ class Packed(NamedTuple):
         return self.hh[self.split :]
 
     @property
+    def fused(self) -> Array | None:
+        """A diagonal U whose products the kernel of the step takes; if normalised, rows must be whole before."""
+        return self.diagonal if self.gains is None else None
+
+    def gates_of(self, last: bool) -> tuple[int, int]:
+        """The first gate of one of the two products of a gated cell, and how many it has."""
+        inner = self.gates - self.gated
+        return (inner, 1) if last else (0, inner)
+
+    @property
     def dtype(self) -> str:
         """Name of the dtype of the matrices."""
         return str(self.ih.dtype)
@@ -64,12 +76,12 @@ class Packed(NamedTuple):
     @property
     def looped(self) -> tuple[Array | None, ...]:
         """What the loop reads of them."""
-        return self.hh, self.diagonal, self.hr, self.bias, self.p
+        return self.hh, self.diagonal, self.hr, self.bias, self.p, self.gains
 
     def copy(self) -> Packed:
         """Return the same with copies of all that the loop reads; ih, which it does not, is the same array."""
-        hh, diagonal, hr, bias, p = (None if a is None else a.copy() for a in self.looped)
-        return Packed(self.ih, hh, diagonal, hr, bias, p, self.gates, self.gated)
+        hh, diagonal, hr, bias, p, gains = (None if a is None else a.copy() for a in self.looped)
+        return Packed(self.ih, hh, diagonal, hr, bias, p, gains, self.gates, self.gated)
 
     def take(self, other: Packed) -> None:
         """Write what the loop reads of other weights of the same shapes over this one's."""
@@ -91,6 +103,8 @@ def pack(cell: Cell, weights: Weights) -> Packed:
             "cell: expected no separate gate but the last, and none beside a gated product, on the backend 'cuda', "
             f"got {', '.join(cell.separate)} of {cell.name!r}"
         )
+    if weights.norm_c is not None and not reads_out(cell):
+        raise ValueError(f"layer_norm: expected False, since the struct of {cell.name!r} has no readout, got True")
     gates = len(cell.gates)
     hidden = weights.ih.shape[0] // gates
     dtype, full = computed_in(weights.ih.dtype), weights.hh.ndim == 2
@@ -98,8 +112,17 @@ def pack(cell: Cell, weights: Weights) -> Packed:
         xp.ascontiguousarray(weights.ih), xp.ascontiguousarray(weights.hh) if full else None,
         None if full else weights.hh.astype(dtype).reshape(gates, hidden),
         None if weights.hr is None else xp.ascontiguousarray(weights.hr), _bias(cell, weights, hidden),
-        None if weights.p is None else weights.p.astype(dtype, order="C"), gates, cell.gated is not None,
+        None if weights.p is None else weights.p.astype(dtype, order="C"), _gains(weights, hidden, dtype), gates,
+        cell.gated is not None,
     )  # fmt: skip
+
+
+def _gains(weights: Weights, hidden: int, dtype: str) -> Array | None:
+    """Rows of H, in the order in which the kernels expect them."""
+    parts = (weights.norm_ih, weights.norm_hh, weights.norm_c, weights.norm_c_bias)
+    given = [a.astype(dtype).reshape(-1, hidden) for a in parts if a is not None]
+    joined: Array | None = xp.concatenate(given) if given else None
+    return joined
 
 
 def _bias(cell: Cell, weights: Weights, hidden: int) -> Array | None:

@@ -34,7 +34,7 @@ class Place:
         self.bytes = _bytes(cell, packed, run)
         self._cell, self.packed, self._copied = cell, packed.copy(), packed.looped
         self.states = states = allocate(cell, packed, run, save)
-        self.scratch = scratch(packed, steps, batch)
+        self.scratch = scratch(packed, steps, batch, states.norm)
         y = xp.empty((steps, batch, packed.output), packed.dtype)
         self.run = run._replace(
             lengths=None if run.lengths is None else xp.empty_like(run.lengths),
@@ -102,8 +102,8 @@ def take(cell: Cell, packed: Packed, run: Run, save: bool) -> tuple[Hashable, Pl
         return None
     key = (
         cell.name, packed.dtype, steps, batch, packed.hidden, packed.output, packed.hr is None, packed.bias is None,
-        packed.diagonal is None, *(None if a is None else a.shape for a in _looped(run)), run.reverse, save,
-        xp.cuda.Device().id, xp.cuda.get_current_stream().ptr, get_ident(),
+        packed.diagonal is None, packed.gains is None, *(None if a is None else a.shape for a in _looped(run)),
+        run.reverse, save, xp.cuda.Device().id, xp.cuda.get_current_stream().ptr, get_ident(),
     )  # fmt: skip
     with _lock:
         known = key in _waiting
@@ -157,6 +157,8 @@ def _bytes(cell: Cell, packed: Packed, run: Run) -> int:
     weights = sum(a.nbytes for a in packed.looped if a is not None)
     a_unit = 3 * packed.gates + cell.saved + 4 * cell.cell_state + (packed.hr is not None) + (cell.gated is not None)
     a_unit += (2 + 3 * cell.cell_state) * (run.zone is not None)  # the masks, and what the cell made
-    a_row = a_unit * packed.hidden + (4 + (run.keep is not None)) * packed.output
+    normalised = packed.gains is not None
+    a_unit += 2 * packed.gates * normalised  # the recurrent products and their gradients
+    a_row = a_unit * packed.hidden + (4 + (run.keep is not None)) * packed.output + 16 * normalised  # moments
     over_time = int(run.x.shape[0]) * int(run.x.shape[1]) * a_row * item_bytes(packed.dtype)
     return workspace_bytes() + weights + over_time

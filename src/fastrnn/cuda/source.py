@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fastrnn.cells import CELLS, Cell
+from fastrnn.normalisation import EPSILON
 
 INCLUDE = re.compile(r'^#include "(.+)"$')
 SCALARS = {"float32": "float", "float64": "double", "float16": "Half", "bfloat16": "BFloat16"}
@@ -23,16 +24,18 @@ class Variant(NamedTuple):
     """One compiled module: a cell, the dtype of its arrays, how many elements a thread moves at once, the options.
 
     options: whether it has the code for a diagonal U, recurrent dropout and zoneout, all three; a plain pass does
-    without, and would pay for it in registers.
+    without, and would pay for it in registers. normalised: layer normalisation, with the options.
     """
 
     cell: str
     dtype: str
     width: int
     options: bool = False
+    normalised: bool = False
 
     def __str__(self) -> str:
-        return f"{self.cell}_{self.dtype}_w{self.width}{'_options' * self.options}"
+        kind = "_normalised" if self.normalised else "_options" * self.options
+        return f"{self.cell}_{self.dtype}_w{self.width}{kind}"
 
 
 def item_bytes(dtype: str) -> int:
@@ -48,13 +51,20 @@ def widths(dtype: str) -> tuple[int, int]:
 def variants() -> list[Variant]:
     """Return every variant there is."""
     return [
-        Variant(name, dtype, width, options)
+        Variant(name, dtype, width, options, normalised)
         for name, cell in CELLS.items()
         if cell.cuda is not None
         for dtype in SCALARS
         for width in widths(dtype)
-        for options in (False, True)
+        for options, normalised in ((False, False), (True, False), (True, True))
+        if not normalised or reads_out(cell)
     ]
+
+
+def reads_out(cell: Cell) -> bool:
+    """Whether the struct of a cell has what layer normalisation needs: a readout, if it has a cell state."""
+    text = cell.cuda[0] if cell.cuda else ""
+    return not cell.cell_state or text.endswith(".cuh") or "readout_backward" in text
 
 
 @cache
@@ -99,8 +109,11 @@ def assemble(variant: Variant) -> str:
         f"using S = {SCALARS[variant.dtype]};",
         f"constexpr int W = {variant.width};",
         f"constexpr bool options = {str(variant.options).lower()};",
+        f"constexpr bool normalised = {str(variant.normalised).lower()};",
+        f"constexpr double epsilon = {EPSILON};",
         _agreement(cell),
         expand("gated.cuh" if cell.gated else "step.cuh", seen),
+        expand("normalised.cuh", seen) if variant.normalised else "",
     ]
     return "\n".join(parts) + "\n"
 

@@ -8,7 +8,7 @@ import cupy as xp
 
 from fastrnn.arrays import Array
 from fastrnn.cells import Cell
-from fastrnn.cuda.forward import Scratch, States, forward_steps, input_product, scratch
+from fastrnn.cuda.forward import Scratch, States, allocate, forward_steps, input_product, scratch
 from fastrnn.cuda.graphs import Replayed, caller_captures
 from fastrnn.cuda.packed import Packed, computed_in
 from fastrnn.cuda.products import workspace
@@ -23,15 +23,12 @@ class Stepper:
         self.h: Array = xp.zeros((batch, packed.output), dtype)
         self.c: Array | None = xp.zeros((batch, hidden), computed_in(dtype)) if cell.cell_state else None
         self.y: Array = xp.empty((batch, packed.output), dtype)
-        states = States(
-            self.h[None], None if self.c is None else self.c[None], None,
-            xp.empty((1, batch, hidden), dtype) if packed.hr is not None else None,
-            xp.empty((1, batch, hidden), dtype) if cell.gated and packed.diagonal is None else None,
-            None, None, None,
-        )  # fmt: skip
         y = Columns(self.y[None], 0, packed.output)
         run = Run(x[None], self.h, self.c, None, None, False, y, zone=zone)
-        self._replayed = Replayed(partial(_launch, cell, packed, run, states, scratch(packed, 1, batch)), workspace())
+        states = allocate(cell, packed, run, False)
+        states = states._replace(hs=self.h[None], cs=None if self.c is None else self.c[None])
+        into = scratch(packed, 1, batch, states.norm)
+        self._replayed = Replayed(partial(_launch, cell, packed, run, states, into), workspace())
 
     def step(self) -> None:
         """Take one step: x to y, and the state to the next."""
