@@ -299,6 +299,17 @@ def test_a_diagonal_needs_no_product_in_the_loop(cell: str, cupy: ModuleType, mo
     assert "dU in the loop" in told
 
 
+@pytest.mark.parametrize("cell", ["lstm", "gru_reset_before"])
+def test_rows_beyond_the_largest_grid(cell: str, cupy: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A grid has at most 65535 rows of blocks; here one, of several rows, so that every thread goes on to others."""
+    from fastrnn.cuda import kernels
+
+    monkeypatch.setattr(kernels, "GRID_ROWS", 1)
+    case = Case(cell, "cuda", T=5, B=11, H=5, lengths="random", proj_size=3 if CELLS[cell].cell_state else 0)
+    problem = draw(case)
+    assert_results(case, problem, evaluate_on_device(case, problem), expected(case, problem))
+
+
 def test_the_standin_is_as_strict_as_cupy(cupy: ModuleType) -> None:
     a, b = cupy.zeros(3, "float32"), cupy.zeros(3, "bfloat16")
     mask = a >= 0
