@@ -22,8 +22,8 @@ FINITE_DIFFERENCE = 1e-9
 # steps are tried from 1e-3 to 1e-5 and the best is taken. The worst of all cases is 4.8e-8.
 FINITE_DIFFERENCE_NORMALISED = 1e-7
 
-# The same with dense peepholes, the contract's bound: behind a projection or a reset at every step they move the loss by
-# a millionth of it, of which its rounding is then more. The worst of all cases is 4.1e-9.
+# The same with dense peepholes, the contract's bound: behind a projection or a reset at every step they move the loss
+# by a millionth of it, of which its rounding is then more. The worst of all cases is 4.1e-9.
 FINITE_DIFFERENCE_DENSE = 1e-7
 
 
