@@ -37,7 +37,7 @@ def dense(cell: str, dtype: str = "float64", **options: Any) -> Case:
 
 # Gradients
 
-OF_LSTMS = {**CHOICES, "cell": LSTMS, "dtype": ("float64",), "threads": (1,)}
+OF_LSTMS = {**CHOICES, "cell": LSTMS, "dtype": ("float64",), "threads": (1,), "num_layers": (1, 2)}
 
 
 def test_gradients_with_every_pair_of_options(capsys: pytest.CaptureFixture[str]) -> None:
@@ -47,7 +47,8 @@ def test_gradients_with_every_pair_of_options(capsys: pytest.CaptureFixture[str]
         print(f"\nall {len(wanted)} possible pairs of option values occur in {len(sets)} sets of options")
     for seed, options in enumerate(sets):
         given = {name: value for name, value in options.items() if name != "threads"}
-        case = Case(backend="reference", dense=True, seed=seed, B=1 if options["unbatched"] else 3, H=6, **given)
+        sizes = {"T": 4, "B": 1 if options["unbatched"] else 2, "I": 2, "H": 6}
+        case = Case(backend="reference", dense=True, seed=seed, **sizes, **given)
         try:
             errors = test_reference.check_gradients(case)
         except AssertionError as error:

@@ -7,13 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 from cases import CALL, Case, Problem, by_name, draw, evaluate, make_layer, option_cases, upstream
-from tolerance import FINITE_DIFFERENCE, FINITE_DIFFERENCE_NORMALISED
+from tolerance import FINITE_DIFFERENCE, FINITE_DIFFERENCE_DENSE, FINITE_DIFFERENCE_NORMALISED
 
 import fastrnn
 
 STEPS = (1e-3,)  # length of a step along a direction of unit length, see tolerance.FINITE_DIFFERENCE
 STEPS_NORMALISED = (1e-3, 1e-4, 1e-5)
-STEPS_DENSE = (1e-2, 1e-3)  # dense peepholes may move the loss by a millionth: a longer step divides its rounding
 CASES = [pytest.param(case, id=f"{case.cell}-{name}") for name, case in option_cases("reference", "float64")]
 
 
@@ -85,7 +84,7 @@ def check_gradients(case: Case, gradients: Callable[..., dict[str, np.ndarray]] 
         problem = replace(problem, state=(h_0, zeros[1]) if case.cell_state else h_0)
     values = {"x": problem.x} | by_name(case, problem.state, "_0") | dict(layer.params)
     assert list(grads) == list(values)
-    steps, allowed = (STEPS_DENSE if case.dense else STEPS), FINITE_DIFFERENCE
+    steps, allowed = STEPS, FINITE_DIFFERENCE_DENSE if case.dense else FINITE_DIFFERENCE
     if case.layer_norm:
         steps, allowed = STEPS_NORMALISED, FINITE_DIFFERENCE_NORMALISED
     rng, errors = np.random.default_rng(99), {}
