@@ -87,6 +87,7 @@ SOME = (
 )  # fmt: skip
 REGULARISED: dict[str, Any] = {"zoneout": 0.3, "recurrent_dropout": 0.3, "training": True}
 DIAGONAL: dict[str, Any] = {"recurrent": "diagonal", "zoneout": 0.2}
+TWO_WARPS: dict[str, Any] = {"H": 40, "T": 3, "B": 2, "num_layers": 1, "dropout": 0.0, "training": True}
 NORMALISED: dict[str, Any] = {"layer_norm": True, "zoneout": 0.2}
 ALTOGETHER: list[dict[str, Any]] = [
     norm | options for norm in ({}, {"layer_norm": True}) for options in ({}, REGULARISED, {**REGULARISED, **DIAGONAL})
@@ -110,7 +111,7 @@ def test_16_bit_types_agree_with_the_reference(case: Case, cupy: ModuleType) -> 
 @pytest.mark.parametrize(
     "case",
     [
-        replace(case, H=72 if case.layer_norm else 24, proj_size=8 if case.proj_size else 0)
+        replace(case, proj_size=8 if case.proj_size else 0, **(TWO_WARPS if case.layer_norm else {"H": 24}))
         for dtype in ALL_DTYPES
         for name, case in cuda_cases(dtype)
         if name in SOME
@@ -257,6 +258,9 @@ def test_normalisation_adds_no_launch_to_a_step(cell: str, cupy: ModuleType) -> 
         layer.forward(problem.x, problem.state).backward(problem.d_output, problem.d_state)
         launches.append(list(cupy_standin.launches))
     assert launches[1] == ["input_moments", *launches[0], "gains_backward"]
+    told = fastrnn.plan(layer, 7, 3, training=True).explain()
+    assert "input product of all steps by cuBLAS, then mean and scale of its rows" in told
+    assert "a block for each row, which is normalised" in told
 
 
 @pytest.mark.parametrize("cell", CELLS)

@@ -25,9 +25,11 @@ def missing() -> str:
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
 ALL_DTYPES = (*DTYPES, "float16", "bfloat16")
 SIZES = [(1, 2, 5, 1), (2, 33, 1, 7), (7, 3, 33, 33), (4, 1, 5, 257), (9, 64, 40, 512), (5, 300, 24, 1024)]
+WIDE = SIZES[3:]  # rows of more than a warp
 CASES = [
     *(case for dtype in ALL_DTYPES for _, case in cuda_cases(dtype)),
     *(Case(cell, "cuda", dtype, *size) for dtype in ALL_DTYPES for cell in CELLS for size in SIZES),
+    *(Case(cell, "cuda", dtype, *size, layer_norm=True) for dtype in ALL_DTYPES for cell in CELLS for size in WIDE),
 ]
 PASSES = 4  # launched, run in place, captured, replayed
 
@@ -78,7 +80,8 @@ def test_small_cases(cell: str, dtype: str) -> None:
         plain: dict[str, Any] = {"lengths": "random", "reset": "random", "bidirectional": True}
         regularised = {**plain, "zoneout": 0.2, "recurrent_dropout": 0.2, "training": True}
         diagonal = {**regularised, "recurrent": "diagonal"}
-        for H, options in ((5, plain), (24, plain), (24, regularised), (24, diagonal)):
+        normalised = [(72, {**options, "layer_norm": True}) for options in (plain, regularised, diagonal)]
+        for H, options in ((5, plain), (24, plain), (24, regularised), (24, diagonal), *normalised):
             case = Case(cell, "cuda", dtype, H=H, **options)
             problem = draw(case)
             got = evaluate_on_device(case, problem, make_layer(case, device="cuda:0"))
