@@ -1,6 +1,6 @@
 // Everything that differs between a GPU and the host compiler that runs the same kernels in the tests (csrc/host/): the
-// 16-bit conversions, a block's shared memory, and `touch`, which tells the host's checker of every access. Nothing else in csrc/ may ask where
-// it runs. No header of the CUDA toolkit is needed, so NVRTC compiles the kernels with no include path.
+// 16-bit conversions, a store of 16 bytes at once, a block's shared memory, and `touch`, which tells the host's checker
+// of every access. Nothing else in csrc/ may ask where it runs. No header of the CUDA toolkit is needed, so NVRTC compiles the kernels with no include path.
 #pragma once
 
 using int64 = long long;
@@ -16,6 +16,9 @@ inline float widen(Half x) { return host::from_half(x.bits); }
 inline float widen(BFloat16 x) { return host::from_bfloat16(x.bits); }
 inline void narrow(float x, Half& out) { out.bits = host::to_half(x); }
 inline void narrow(float x, BFloat16& out) { out.bits = host::to_bfloat16(x); }
+template <class S> void write_16(S* p, const S* values) {
+  for (unsigned k = 0; k < 16 / sizeof(S); ++k) p[k] = values[k];
+}
 inline void* shared_memory() { return host::shared_memory(); }
 inline void touch(const void* p, int bytes, bool write) { host::touch(p, bytes, write); }
 
@@ -32,6 +35,21 @@ __device__ __forceinline__ void narrow(float x, Half& out) { asm("cvt.rn.f16.f32
 __device__ __forceinline__ void narrow(float x, BFloat16& out) {
   const unsigned bits = __float_as_uint(x);
   out.bits = x != x ? 0x7fff : (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+}
+// 16 bytes of global memory in one instruction. Left to itself, NVRTC stores some structs of four floats one by one.
+__device__ __forceinline__ void write_16(float* p, const float* v) {
+  asm volatile("st.global.v4.f32 [%0], {%1, %2, %3, %4};"
+               : : "l"(__cvta_generic_to_global(p)), "f"(v[0]), "f"(v[1]), "f"(v[2]), "f"(v[3]) : "memory");
+}
+__device__ __forceinline__ void write_16(double* p, const double* v) {
+  asm volatile("st.global.v2.f64 [%0], {%1, %2};"
+               : : "l"(__cvta_generic_to_global(p)), "d"(v[0]), "d"(v[1]) : "memory");
+}
+template <class S> __device__ __forceinline__ void write_16(S* p, const S* v) {  // Half, BFloat16
+  unsigned words[4];
+  for (int k = 0; k < 4; ++k) words[k] = v[2 * k].bits | static_cast<unsigned>(v[2 * k + 1].bits) << 16;
+  asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};"
+               : : "l"(__cvta_generic_to_global(p)), "r"(words[0]), "r"(words[1]), "r"(words[2]), "r"(words[3]) : "memory");
 }
 // What the launch asked for.
 __device__ __forceinline__ void* shared_memory() {

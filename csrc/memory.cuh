@@ -25,7 +25,12 @@ template <int W, class S, class A> __device__ __forceinline__ void store(S* p, c
   touch(p, sizeof(S) * W, true);
   Pack<S, W> pack;
   for (int k = 0; k < W; ++k) narrow(values[k], pack.at[k]);
-  *reinterpret_cast<Pack<S, W>*>(p) = pack;
+  constexpr int at_once = 16 / sizeof(S);
+  if constexpr (W % at_once == 0) {
+    for (int k = 0; k < W; k += at_once) write_16(p + k, pack.at + k);
+  } else {
+    *reinterpret_cast<Pack<S, W>*>(p) = pack;
+  }
 }
 
 // One element as it is: lengths and flags.

@@ -12,6 +12,9 @@ REPORT = re.compile(
 )
 
 
+SINGLE = re.compile(r"(?:ld|st)\.global\.(?!v\d|[us]8|[us]64)\w+")  # .u8 and .u64: flags and lengths
+
+
 class Usage(NamedTuple):
     """What a kernel needs of a chip."""
 
@@ -20,6 +23,7 @@ class Usage(NamedTuple):
     spills: int  # bytes a thread stores to and loads from memory because registers ran out
     stack: int  # bytes a thread
     code: int  # bytes
+    singles: int  # instructions that load or store one element of an array; lengths and flags are not counted
 
 
 def unavailable() -> str:
@@ -42,12 +46,13 @@ def knows(chip: str) -> bool:
 
 def compile_for(chip: str, code: str, options: tuple[str, ...]) -> dict[str, Usage]:
     """Compile a source to machine code, as CuPy would; return what each kernel needs, by name."""
-    log, cubin, _ = _compile(chip, code, options)
+    log, cubin, ptx = _compile(chip, code, options)
     sizes = _code_sizes(cubin)
+    singles = {part.split("(")[0]: len(SINGLE.findall(part)) for part in ptx.split(".entry ")[1:]}
     return {
         found["name"]: Usage(
             int(found["registers"]), int(found["shared"] or 0), int(found["stores"]) + int(found["loads"]),
-            int(found["stack"]), sizes[found["name"]],
+            int(found["stack"]), sizes[found["name"]], singles[found["name"]],
         )
         for found in REPORT.finditer(log)
     }  # fmt: skip

@@ -193,6 +193,18 @@ def test_a_pass_inside_a_capture_of_the_callers_is_refused(cupy: ModuleType) -> 
         own.end_capture()
 
 
+def test_the_default_stream_of_a_thread_is_refused(cupy: ModuleType) -> None:
+    """Its handle is the same in every thread, so that no wait between two of them could be seen to be needed."""
+    case = Case("gru", "cuda")
+    layer, problem = make_layer(case, device="cuda:0"), on_device(draw(case))
+    backward = layer.forward(problem.x, problem.state).backward
+    with cupy_standin.Stream(non_blocking=True) as own:
+        own.ptr = 2
+        for call in (lambda: layer(problem.x), lambda: backward(problem.d_output, problem.d_state)):
+            with pytest.raises(RuntimeError, match="stream: expected CuPy's null stream .* got the per-thread default"):
+                call()
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("cell", CELLS)
 def test_no_product_is_left_to_cupy(cell: str, dtype: str, cupy: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,7 @@ GRACE = 120.0  # seconds for the last row, before the process is ended
 def main(
     out: Annotated[Path, typer.Option(help="Folder for the results; an earlier run in it is gone on with.")],
     section: Annotated[list[str] | None, typer.Option(help="Sections to run; all if none is named.")] = None,
-    seconds: Annotated[float, typer.Option(help="After which a section begins no further row.")] = 420.0,
+    seconds: Annotated[float, typer.Option(help="After which a section begins no further row.")] = 330.0,
     again: Annotated[bool, typer.Option(help="Try rows that failed once more.")] = False,
     worker: Annotated[bool, typer.Option(hidden=True)] = False,
 ) -> None:

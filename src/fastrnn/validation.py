@@ -283,7 +283,7 @@ def call(
     hidden_size: int, cell_state: bool, dtype: object, batch_first: bool, where: str = "cpu",
 ) -> tuple[Inputs, bool]:  # fmt: skip
     """Check the arguments of a call and return them time first and batched, and whether they were batched."""
-    _not_capturing(where)
+    _usable_stream(where)
     batched = getattr(x, "ndim", 3) != 2
     letters = ("B", "T") if batch_first else ("T", "B")
     x = array("x", x, dtype, (*letters, input_size) if batched else ("T", input_size), where)
@@ -300,15 +300,23 @@ def call(
     return Inputs(x, h0, c0, checked, _reset(reset, steps, batch, batched, batch_first, where)), batched
 
 
-def _not_capturing(where: str) -> None:
-    """Refuse to be part of a CUDA graph of the caller's.
+PER_THREAD = 2  # the handle that stands for another stream in each thread
+
+
+def _usable_stream(where: str) -> None:
+    """Refuse to be part of a CUDA graph of the caller's, and a stream that is another one in each thread.
 
     A pass allocates, and what it gives back CuPy's pool would give to others, over whose data each launch of the graph
-    would then write (cupy#8318).
+    would then write (cupy#8318). And what one thread has left on its default stream another could not wait for.
     """
     if where != "cpu":
-        cuda = module_of(where).cuda
-        if cuda.get_current_stream(index(where)).is_capturing():
+        stream = module_of(where).cuda.get_current_stream(index(where))
+        if stream.ptr == PER_THREAD:
+            raise RuntimeError(
+                "stream: expected CuPy's null stream or a cupy.cuda.Stream, got the per-thread default stream, for "
+                "which other threads cannot wait"
+            )
+        if stream.is_capturing():
             raise RuntimeError(
                 "stream: expected a current stream that captures no CUDA graph, got one that does: a pass allocates "
                 "memory; of fastrnn, the steps of `layer.stream(batch)` may be captured"
@@ -369,7 +377,7 @@ def gradients(
     cells_width: int, cell_state: bool, batched: bool, batch_first: bool, where: str = "cpu",
 ) -> tuple[Array | None, Array | None, Array | None, list[Array | None] | None]:  # fmt: skip
     """Check the arguments of a backward call; return dy, dh_n, dc_n and dcells time first and batched."""
-    _not_capturing(where)
+    _usable_stream(where)
     steps, batch = inputs.x.shape[:2]
 
     def over_time(name: str, value: object, width: int) -> Array | None:
