@@ -197,26 +197,32 @@ def cuda_cases(dtype: str) -> Iterator[tuple[str, Case]]:
     return option_cases("cuda", dtype)
 
 
-OFTEN_NORMALISED = ("lstm", "gru_reset_before")  # one with c, one with two recurrent products
+# Cells whose kernels are compiled everyday; a pair of them, forward and backward, takes 10 to 20 s.
+EVERYDAY = {
+    (False, "float32"): tuple(CELLS),
+    (False, "float64"): ("rnn_tanh", "lstm", "lstm_peephole", "gru", "gru_reset_before", "leaky_lstm"),
+    (True, "float32"): ("rnn_tanh", "lstm", "lstm_coupled_peephole", "gru", "gru_reset_before"),
+    (True, "float64"): ("lstm", "gru_reset_before"),
+}
 OTHER_GPU_DTYPES = ("float64", "float16", "bfloat16")
 
 
 def takes_long(case: Case) -> bool:
     """Whether a case is left to the nightly run, for the time that it takes.
 
-    Normalised kernels in float64 of all cells but two, which are 20 s of compilation each; and of the GPU's other
-    dtypes all but one a case, chosen by a hash, so that every option and every cell has each of them.
+    Kernels of the CPU that are not in EVERYDAY; and of the GPU's other dtypes all but one a case, chosen by a hash, so
+    that every option and every cell has each of them.
     """
     if case.backend == "cuda" and case.dtype in OTHER_GPU_DTYPES:
         chosen = zlib.crc32(str(replace(case, dtype="float32")).encode()) % len(OTHER_GPU_DTYPES)
         return case.dtype != OTHER_GPU_DTYPES[chosen]
-    return case.backend == "cpu" and rarely_normalised(vars(case))
+    return case.backend == "cpu" and rarely_compiled(vars(case))
 
 
-def rarely_normalised(options: Mapping[str, Any]) -> bool:
-    """Whether these options ask for a normalised kernel in float64 of another cell."""
-    normalised = options.get("layer_norm") and options.get("dtype") == "float64"
-    return bool(normalised) and options.get("cell", "lstm") not in OFTEN_NORMALISED
+def rarely_compiled(options: Mapping[str, Any]) -> bool:
+    """Whether these options ask for a kernel of the CPU that is not compiled everyday."""
+    kind = bool(options.get("layer_norm")), options.get("dtype", "float32")
+    return options.get("cell", "lstm") not in EVERYDAY.get(kind, tuple(CELLS))
 
 
 @dataclass(frozen=True)

@@ -438,14 +438,20 @@ def test_another_struct_is_another_cubin(cupy: ModuleType, registry: None) -> No
 # Every pair of option values together, at least four of them not the default; the dtypes are the GPU's.
 
 CHOICES = {**test_properties.CHOICES, "dtype": ALL_DTYPES, "proj_size": (0, 1, 8)}
-del CHOICES["threads"], CHOICES["layer_norm"]  # the CPU's; what the CUDA backend refuses
+del CHOICES["threads"], CHOICES["layer_norm"]  # the CPU's; kernels of their own, which cuda_cases combine with the options
 COVERING = [
     Case(backend="cuda", seed=seed, **options, **{**sizes, "H": 24 if seed % 2 else 5 + sizes["H"]})
     for seed, (options, sizes) in enumerate(test_properties.covering(CHOICES))
 ]  # half of them in sizes that whole vectors fit
 
 
-@pytest.mark.parametrize("case", COVERING, ids=str)
+EVERYDAY = [  # a third of them, each of which runs five times over; all in the nightly run
+    pytest.param(case, marks=[pytest.mark.nightly] if number % 3 else [], id=str(case))
+    for number, case in enumerate(COVERING)
+]
+
+
+@pytest.mark.parametrize("case", EVERYDAY)
 def test_every_pair_of_option_values_together(case: Case, cupy: ModuleType) -> None:
     """Launched, then run in a place, captured and replayed, in whole vectors: the bits of single elements each time."""
     from fastrnn.cuda import kernels, places

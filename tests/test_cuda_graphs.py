@@ -201,7 +201,9 @@ def test_the_default_stream_of_a_thread_is_refused(cupy: ModuleType) -> None:
     with cupy_standin.Stream(non_blocking=True) as own:
         own.ptr = 2
         for call in (lambda: layer(problem.x), lambda: backward(problem.d_output, problem.d_state)):
-            with pytest.raises(RuntimeError, match="stream: expected CuPy's null stream .* got the per-thread default"):
+            with pytest.raises(
+                RuntimeError, match=r"stream: expected CuPy's null stream .* got the per-thread default"
+            ):
                 call()
 
 

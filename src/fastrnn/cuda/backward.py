@@ -223,7 +223,8 @@ def _after_loop(
         b_hh,
         None if d.dproj is None or states.m is None else matmul(rows(d.dproj).T, rows(states.m)),
         dp,
-        *gains,
+        None,
+        *gains,  # none of dense peepholes, which are refused
     )
 
 
