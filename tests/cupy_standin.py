@@ -138,6 +138,7 @@ for _name in (
     "any",
     "all",
     "max",
+    "mean",
     "min",
 ):
     setattr(ndarray, _name, _method(_name))
