@@ -32,20 +32,15 @@ namespace {
 
 struct Failed {};  // unwinds one CUDA thread; the launch goes no further
 
-struct Meeting {  // one barrier of a warp, a block, a cluster or the grid
-  unsigned alive = 0, arrived = 0, generation = 0;
-  void release_if_full() {
-    if (alive && arrived == alive) arrived = 0, ++generation;
-  }
-};
-
 struct Fiber {
   ucontext_t context;
   std::unique_ptr<char[]> stack;
-  Thread* thread = nullptr;         // the one that waits
-  const Meeting* at = nullptr;      // where, and
-  unsigned generation = 0;          // since when
-  bool ready() const { return at && at->generation != generation; }
+  Thread* thread = nullptr;  // the one that waits
+};
+
+struct Meeting {  // one barrier of a warp, a block, a cluster or the grid
+  unsigned alive = 0, arrived = 0, generation = 0;
+  std::vector<Fiber*> waiting;  // for the generation to end
 };
 
 struct Access {
@@ -91,7 +86,8 @@ struct Launch {
   std::vector<std::array<double, 32>> slots;
   std::vector<Array> arrays;  // in order of address
   std::vector<std::unique_ptr<Fiber>> fibers;
-  std::vector<Fiber*> idle;
+  std::vector<Fiber*> idle, ready;  // ready: the barrier is passed
+  size_t suspended = 0;             // those that wait, and those that are ready
   Fiber* running = nullptr;
   ucontext_t scheduler;
   std::mt19937_64 random;
@@ -102,6 +98,7 @@ struct Launch {
 Launch* launch;
 
 constexpr size_t stack_bytes = 256 << 10;
+std::vector<std::unique_ptr<char[]>> stacks;  // of launches before: to map one takes longer than most threads run
 
 unsigned flat(const dim3& at, const dim3& size) { return (at.z * size.y + at.y) * size.x + at.x; }
 unsigned volume(const dim3& size) { return size.x * size.y * size.z; }
@@ -123,6 +120,13 @@ std::string where(const Thread& t) {
   throw Failed();
 }
 
+void release_if_full(Meeting& m) {
+  if (!m.alive || m.arrived != m.alive) return;
+  m.arrived = 0, ++m.generation;
+  launch->ready.insert(launch->ready.end(), m.waiting.begin(), m.waiting.end());
+  m.waiting.clear();
+}
+
 void end_thread() {
   const AtCluster& at = launch->at_cluster[current->flat];
   if (at.arrivals != at.waits) fail("cluster barrier: " + where(*current) + " arrives and ends without waiting");
@@ -136,7 +140,7 @@ void leave() {  // the current thread has ended
   for (Barrier barrier : {warp, block, cluster, grid}) {
     Meeting& m = meeting(barrier);
     --m.alive;
-    m.release_if_full();
+    release_if_full(m);
   }
 }
 
@@ -153,7 +157,6 @@ void run_fiber() {
       leave();
     }
     Fiber* self = launch->running;
-    self->at = nullptr;
     launch->idle.push_back(self);
     swapcontext(&self->context, &launch->scheduler);
   }
@@ -161,7 +164,6 @@ void run_fiber() {
 
 void go_on(Fiber* fiber) {
   launch->running = fiber;
-  fiber->at = nullptr;
   current = fiber->thread;
   swapcontext(&launch->scheduler, &fiber->context);
 }
@@ -174,7 +176,12 @@ Fiber* fresh_fiber() {
   }
   launch->fibers.push_back(std::make_unique<Fiber>());
   Fiber* fiber = launch->fibers.back().get();
-  fiber->stack.reset(new char[stack_bytes]);
+  if (stacks.empty()) {
+    fiber->stack.reset(new char[stack_bytes]);
+  } else {
+    fiber->stack = std::move(stacks.back());
+    stacks.pop_back();
+  }
   getcontext(&fiber->context);
   fiber->context.uc_stack.ss_sp = fiber->stack.get();
   fiber->context.uc_stack.ss_size = stack_bytes;
@@ -183,20 +190,23 @@ Fiber* fresh_fiber() {
 }
 
 void run_all() {
-  for (std::vector<Fiber*> ready; launch->error.empty();) {
-    ready.clear();
-    bool waiting = false;
-    for (const auto& fiber : launch->fibers) {
-      waiting |= fiber->at != nullptr;
-      if (fiber->ready()) ready.push_back(fiber.get());
-    }
+  std::vector<Fiber*>& ready = launch->ready;
+  while (launch->error.empty()) {
     const size_t choices = ready.size() + !launch->queue.empty();
     if (choices == 0) {
-      if (waiting) launch->error = "deadlock: a barrier that not all threads reach";
+      if (launch->suspended) launch->error = "deadlock: a barrier that not all threads reach";
       return;
     }
     const size_t chosen = launch->random() % choices;
-    go_on(chosen < ready.size() ? ready[chosen] : fresh_fiber());
+    if (chosen == ready.size()) {
+      go_on(fresh_fiber());
+      continue;
+    }
+    std::swap(ready[chosen], ready.back());
+    Fiber* fiber = ready.back();
+    ready.pop_back();
+    --launch->suspended;
+    go_on(fiber);
   }
 }
 
@@ -242,7 +252,9 @@ void touch_shared_memory_of(unsigned block) {
 
 void suspend(Meeting& m, unsigned generation) {  // until the meeting's generation is another one
   Fiber* self = launch->running;
-  self->thread = current, self->at = &m, self->generation = generation;
+  self->thread = current;
+  (m.generation == generation ? m.waiting : launch->ready).push_back(self);
+  ++launch->suspended;
   swapcontext(&self->context, &launch->scheduler);
 }
 
@@ -253,7 +265,7 @@ void wait(Barrier barrier) {
   Meeting& m = meeting(barrier);
   const unsigned generation = m.generation;
   ++m.arrived;
-  m.release_if_full();
+  release_if_full(m);
   suspend(m, generation);
 }
 
@@ -264,7 +276,7 @@ void arrive_at_cluster() {
   if (at.arrivals++ != at.waits) fail("cluster barrier: " + where(*current) + " arrives twice without waiting");
   at.generation = m.generation;
   ++m.arrived;
-  m.release_if_full();
+  release_if_full(m);
 }
 
 void wait_for_cluster() {
@@ -395,6 +407,7 @@ extern "C" const char* host_launch(void (*kernel)(void**), void** args, const un
   }
   std::shuffle(run.queue.begin(), run.queue.end(), run.random);
   run_all();
+  for (auto& fiber : run.fibers) stacks.push_back(std::move(fiber->stack));
   launch = nullptr;
   error = run.error;
   return error.empty() ? nullptr : error.c_str();
