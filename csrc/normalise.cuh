@@ -5,6 +5,8 @@
 // A whole block has one row at a time, of some gates of H units each, and reads it twice for the two sums. Only mean and
 // scale are kept: whoever needs hat reads the product again, which costs no more than hat would and is not rounded to S.
 // A thread sums single units, blockDim.x apart, whatever W is, so that every width has the same sums.
+//
+// step.cuh includes this in its middle: A, W, epsilon and FOR_EACH_UNIT are known here.
 #pragma once
 #include "memory.cuh"
 
