@@ -16,9 +16,9 @@ inline float widen(Half x) { return host::from_half(x.bits); }
 inline float widen(BFloat16 x) { return host::from_bfloat16(x.bits); }
 inline void narrow(float x, Half& out) { out.bits = host::to_half(x); }
 inline void narrow(float x, BFloat16& out) { out.bits = host::to_bfloat16(x); }
-template <class S> void write_16(S* p, const S* values) {
-  for (unsigned k = 0; k < 16 / sizeof(S); ++k) p[k] = values[k];
-}
+inline void write_16(float* p, const float* v) { for (int k = 0; k < 4; ++k) p[k] = v[k]; }
+inline void write_16(double* p, const double* v) { for (int k = 0; k < 2; ++k) p[k] = v[k]; }
+template <class S> void write_16(S* p, const S* v) { for (int k = 0; k < 8; ++k) p[k] = v[k]; }  // Half, BFloat16
 inline void* shared_memory() { return host::shared_memory(); }
 inline void touch(const void* p, int bytes, bool write) { host::touch(p, bytes, write); }
 

@@ -198,12 +198,7 @@ def cuda_cases(dtype: str) -> Iterator[tuple[str, Case]]:
 
 
 # Cells whose kernels are compiled everyday; a pair of them, forward and backward, takes 10 to 20 s.
-EVERYDAY = {
-    (False, "float32"): tuple(CELLS),
-    (False, "float64"): ("rnn_tanh", "lstm", "lstm_peephole", "gru", "gru_reset_before", "leaky_lstm"),
-    (True, "float32"): ("rnn_tanh", "lstm", "lstm_coupled_peephole", "gru_reset_before"),
-    (True, "float64"): ("lstm", "gru_reset_before"),
-}
+EVERYDAY = {(True, "float64"): ("lstm", "lstm_coupled", "gru_reset_before")}  # all of the others: (normalised, dtype)
 OTHER_GPU_DTYPES = ("float64", "float16", "bfloat16")
 
 

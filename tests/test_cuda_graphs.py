@@ -53,7 +53,8 @@ def test_a_replayed_pass_has_the_bits_of_a_launched_one(case: Case, cupy: Module
     places.forget()
     cupy_standin.replays.clear()
     launched = evaluate_on_device(other, problem, layer)
-    assert (cupy_standin.replays == []) is (case.save == "gates")  # segments of one pass are alike
+    if case.save == "gates":  # segments of one pass are alike, and so may be replayed in it
+        assert cupy_standin.replays == []
     for name, value in launched.items():
         assert_same_bits(name, replayed[name], value)
     assert_results(other, problem, replayed, expected(other, problem))

@@ -514,6 +514,7 @@ def test_only_the_named_intrinsics_differ_between_host_and_device(cupy: ModuleTy
 
     wanted = [
         "float widen(Half)", "float widen(BFloat16)", "void narrow(float, Half&)", "void narrow(float, BFloat16&)",
+        "void write_16(float*, const float* v)", "void write_16(double*, const double* v)",
         "void* shared_memory()", "void touch(const void*, int, bool)",
     ]  # fmt: skip
     assert signatures(host) == wanted
