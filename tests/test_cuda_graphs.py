@@ -18,6 +18,8 @@ from cases import CELLS, Case, assert_results, cuda_cases, draw, expected, make_
 from test_cuda import REGULARISED, SOME, evaluate_on_device, on_device, to_device
 from tolerance import assert_close, assert_same_bits, rounding
 
+import fastrnn
+
 pytestmark = [
     pytest.mark.skipif(bool(host_kernels.missing_tools()), reason=host_kernels.missing_tools()),
     pytest.mark.usefixtures("nothing_to_replay"),
