@@ -26,7 +26,6 @@ from cases import (
     expected,
     make_layer,
     nan_scratch,
-    rarely_compiled,
     upstream,
     use_threads,
     with_gaps,
@@ -397,8 +396,7 @@ def possible(options: dict[str, Any]) -> bool:
     implied_training = options.get("dropout") and options.get("training")
     projected_mask = options.get("proj_size") and options.get("recurrent", "full") != "full"
     without_c = needs_cell_state and not cell_state
-    slow = options.get("threads") != 1 and rarely_compiled(options)
-    return not (without_c or unbatched_lengths or pointless_dropout or implied_training or projected_mask or slow)
+    return not (without_c or unbatched_lengths or pointless_dropout or implied_training or projected_mask)
 
 
 Choices = dict[str, tuple[Any, ...]]
