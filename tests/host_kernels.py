@@ -1,11 +1,15 @@
 """CUDA sources compiled for this machine's processor by CMake, as csrc/host/ says, and loaded kernel by kernel."""
 
+import contextlib
 import ctypes
+import fcntl
 import hashlib
+import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +25,8 @@ DTYPES = {
     "I": "uint32", "Q": "uint64",
 }  # fmt: skip
 
+KEPT = 3600.0  # s that a source stays after its last use: longer than a run whose processes share the folder
+
 
 class KernelError(AssertionError):
     """A kernel did what it must not: a race, an access outside its arrays, a barrier that not all threads reach."""
@@ -34,22 +40,38 @@ def missing_tools() -> str:
 
 
 class Compiler:
-    """A build folder; `build` compiles many sources at once, `library` any that is still missing."""
+    """A build folder; `build` compiles many sources at once, `library` any that is still missing.
+
+    The processes of one test run share the folder, so only one at a time builds or loads.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.sources = folder, folder / "sources"
         self.sources.mkdir(parents=True, exist_ok=True)
 
     def build(self, codes: Iterable[str]) -> None:
-        """Compile these sources, and forget all others that the folder has."""
-        wanted = {self._name(code): code for code in codes}
-        for path in self.sources.glob("*.cpp"):
-            if path.stem not in wanted:
-                path.unlink()
-        for name, code in wanted.items():
-            path = self.sources / f"{name}.cpp"
+        """Compile these sources, and forget those that none has asked for lately."""
+        with self._alone():
+            self._build(codes)
+
+    def library(self, code: str) -> ctypes.CDLL:
+        """The loaded library of one source."""
+        path = self.folder / "csrc" / "host" / f"{self._name(code)}.so"
+        with self._alone():
+            if not path.exists():
+                self._build([code])
+            return ctypes.CDLL(str(path))
+
+    def _build(self, codes: Iterable[str]) -> None:
+        now = time.time()
+        for code in codes:
+            path = self.sources / f"{self._name(code)}.cpp"
             if not path.exists():
                 path.write_text(self._complete(code), encoding="utf-8")
+            os.utime(path, (now, path.stat().st_mtime))  # used now; what make compares stays as it is
+        for path in self.sources.glob("*.cpp"):
+            if path.stat().st_atime < now - KEPT:
+                path.unlink()
         generator = ["-G", "Ninja"] if shutil.which("ninja") else []
         self._run(
             "cmake", "-S", ROOT, "-B", self.folder, *generator, "-DFASTRNN_HOST_KERNELS=ON",
@@ -57,22 +79,17 @@ class Compiler:
         )  # fmt: skip
         self._run("cmake", "--build", self.folder, "--parallel", "2")
 
-    def library(self, code: str) -> ctypes.CDLL:
-        """The loaded library of one source."""
-        path = self.folder / "csrc" / "host" / f"{self._name(code)}.so"
-        if not path.exists():
-            self.build([*self._known(), code])
-        return ctypes.CDLL(str(path))
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        with (self.folder / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
     def scheduler(self) -> Any:
         """The function that launches a grid."""
         launch = ctypes.CDLL(str(next((self.folder / "csrc" / "host").glob("libfastrnn_scheduler.*")))).host_launch
         launch.restype = ctypes.c_char_p
         return launch
-
-    def _known(self) -> list[str]:
-        return [path.read_text(encoding="utf-8").split("// SOURCE\n")[1].split("// ENTRIES\n")[0]
-                for path in self.sources.glob("*.cpp")]  # fmt: skip
 
     @staticmethod
     def _name(code: str) -> str:
