@@ -284,17 +284,18 @@ class Cublas:
         assert (handle, algorithm) == (Device.cublas_handle, -1)
         assert self.math_mode == 16, "sums may be rounded to the dtype of the arrays, or products to tf32"
         assert min(m, n, k) >= 1
-        assert a_type == b_type == c_type
+        assert a_type == b_type
+        assert c_type in (a_type, 0 if compute == 68 else 1)
         kind, number = (70, ctypes.c_double) if a_type == 1 else (68, ctypes.c_float)
         assert compute == kind
         assert (number.from_address(alpha).value, number.from_address(beta).value) == (1, 0)
-        dtype = np.dtype(CUDA_TYPES[a_type])
+        dtype, dtype_out = np.dtype(CUDA_TYPES[a_type]), np.dtype(CUDA_TYPES[c_type])
         left = _columns(a, dtype, (k, m) if turn_a else (m, k), lda)
         right = _columns(b, dtype, (n, k) if turn_b else (k, n), ldb)
-        out = _columns(c, dtype, (m, n), ldc)
+        out = _columns(c, dtype_out, (m, n), ldc)
         left, right = left.T if turn_a else left, right.T if turn_b else right
         assert not any(np.may_share_memory(out, operand) for operand in (left, right))
-        what = f"product {dtype} {left.shape} {left.strides} {right.shape} {right.strides}"
+        what = f"product {dtype} {dtype_out} {left.shape} {left.strides} {right.shape} {right.strides}"
         assert _recording() is None or self.workspace is not None, "a graph with the workspace of a thread's handle"
         _run(what, _multiply, (2, 3), left, right, out, self.workspace)
         return 0
@@ -317,7 +318,7 @@ def _multiply(a: np.ndarray, b: np.ndarray, out: np.ndarray, workspace: np.ndarr
     if workspace is not None:
         workspace[: 16 << 10] = 0xFF
     compute = np.promote_types(a.dtype, np.float32) if a.dtype.name != "bfloat16" else np.dtype(np.float32)
-    out[...] = (a.astype(compute) @ b.astype(compute)).astype(a.dtype)
+    out[...] = (a.astype(compute) @ b.astype(compute)).astype(out.dtype)
 
 
 class RawKernel:

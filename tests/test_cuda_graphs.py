@@ -4,6 +4,7 @@ The stand-in's capture records addresses without keeping their memory; see cupy_
 """
 
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -172,6 +173,34 @@ def test_a_stream_is_replayed_and_may_be_captured(cupy: ModuleType) -> None:
             assert_close("y", y._host, want._host[t], rounding("float64", case.T, case.width))
 
 
+def test_a_step_that_nothing_was_run_before_is_not_captured(cupy: ModuleType) -> None:
+    """Kernels would be loaded, and a new thread's first product would make cuBLAS allocate."""
+    case = Case("lstm", "cuda")
+    layer, x = make_layer(case, device="cuda:0"), cupy.zeros((case.B, case.I), case.dtype)
+
+    def captured(stream: Any) -> Any:
+        with cupy_standin.Stream(non_blocking=True) as own:
+            own.begin_capture()
+            try:
+                return stream.step(x)
+            finally:
+                own.end_capture()
+
+    with layer.stream(case.B) as stream, ThreadPoolExecutor(1) as thread:
+        with pytest.raises(RuntimeError, match="stream: expected a step by the same thread before the first"):
+            captured(stream)
+        stream.step(x)
+        captured(stream)
+        with pytest.raises(RuntimeError, match="stream: expected a step by the same thread before the first"):
+            thread.submit(captured, stream).result()
+
+
+def test_all_layers_of_a_stream_share_one_workspace(cupy: ModuleType) -> None:
+    case = Case("gru", "cuda", num_layers=3)
+    stream = make_layer(case, device="cuda:0").stream(case.B)
+    assert len({id(layer.workspace) for layer in stream._layers}) == 1
+
+
 def test_cupys_own_products_are_not_captured(cupy: ModuleType) -> None:
     """CuPy refuses every call of cuBLAS on a stream that captures, and so does the stand-in."""
     a = cupy.zeros((2, 2), "float32")
@@ -182,32 +211,33 @@ def test_cupys_own_products_are_not_captured(cupy: ModuleType) -> None:
         own.end_capture()
 
 
-def test_a_pass_inside_a_capture_of_the_callers_is_refused(cupy: ModuleType) -> None:
+def capturing(stream: cupy_standin.Stream) -> None:
+    stream.begin_capture()
+
+
+def default_of_a_thread(stream: cupy_standin.Stream) -> None:
+    """Its handle is the same in every thread, so that no wait between two of them could be seen to be needed."""
+    stream.ptr = 2
+
+
+@pytest.mark.parametrize(
+    ("become", "expected"),
+    [
+        (capturing, "stream: expected a current stream that captures no CUDA graph"),
+        (default_of_a_thread, r"stream: expected CuPy's null stream .* got the per-thread default"),
+    ],
+)
+def test_a_stream_that_no_pass_can_run_on_is_refused(cupy: ModuleType, become: Any, expected: str) -> None:
     case = Case("gru", "cuda")
     layer, problem = make_layer(case, device="cuda:0"), on_device(draw(case))
     backward = layer.forward(problem.x, problem.state).backward
     with cupy_standin.Stream(non_blocking=True) as own:
-        own.begin_capture()
+        become(own)
         for call in (
             lambda: layer(problem.x), lambda: layer.forward(problem.x),
             lambda: backward(problem.d_output, problem.d_state),
         ):  # fmt: skip
-            with pytest.raises(RuntimeError, match="stream: expected a current stream that captures no CUDA graph"):
-                call()
-        own.end_capture()
-
-
-def test_the_default_stream_of_a_thread_is_refused(cupy: ModuleType) -> None:
-    """Its handle is the same in every thread, so that no wait between two of them could be seen to be needed."""
-    case = Case("gru", "cuda")
-    layer, problem = make_layer(case, device="cuda:0"), on_device(draw(case))
-    backward = layer.forward(problem.x, problem.state).backward
-    with cupy_standin.Stream(non_blocking=True) as own:
-        own.ptr = 2
-        for call in (lambda: layer(problem.x), lambda: backward(problem.d_output, problem.d_state)):
-            with pytest.raises(
-                RuntimeError, match=r"stream: expected CuPy's null stream .* got the per-thread default"
-            ):
+            with pytest.raises(RuntimeError, match=expected):
                 call()
 
 
@@ -327,14 +357,15 @@ def test_parameters_are_read_on_another_stream_after_they_are_written(how: str, 
             assert third.reached(second, third.time)
 
 
-def test_a_stream_goes_on_on_another_stream(cupy: ModuleType) -> None:
+@pytest.mark.parametrize("how", ["with", "dropped"])
+def test_a_stream_goes_on_on_another_stream(how: str, cupy: ModuleType) -> None:
     case = Case("lstm", "cuda", T=6)
     first, second = (cupy_standin.Stream(non_blocking=True) for _ in range(2))
     with first:
         layer, x = make_layer(case, device="cuda:0"), draw(case).x
         want = layer(to_device(x))[0]._host
         stream = layer.stream(case.B)
-    with stream:
+    with stream if how == "with" else nullcontext():
         for t, current in enumerate((first, second, second, first, second, second)):
             with current:
                 y = stream.step(to_device(x[t]))
@@ -343,6 +374,8 @@ def test_a_stream_goes_on_on_another_stream(cupy: ModuleType) -> None:
             _ = stream.state
         with second:
             stream.set_state(None)
+    if how == "dropped":
+        del stream
     assert second.reached(first, second.time)  # the memory is the first's again
 
 

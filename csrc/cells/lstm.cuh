@@ -10,8 +10,9 @@ template <bool peephole, class A> __device__ A seeing(A a, const A* p, int row, 
   else return a;
 }
 
-// h = o * tanh(v), o saved last. tanh(v) is cheaper to compute again than to fetch.
-template <int O> struct LstmReadout : CellTraits {
+// What all of them share: h = o * tanh(v), o saved last. Inside is the struct whose `inside` does the rest.
+// tanh(v) is cheaper to compute again than to fetch.
+template <class Inside, int O> struct LstmReadout : CellTraits {
   template <class A> static __device__ A readout(const A* saved, A v) { return saved[O] * tanh(v); }
 
   template <class A> static __device__ void readout_backward(const A* saved, A v, A dh, A& d_o, A& dv) {
@@ -19,9 +20,18 @@ template <int O> struct LstmReadout : CellTraits {
     d_o = dh * tanh_v;
     dv = dh * saved[O] * tanh_slope(tanh_v);
   }
+
+  template <class A>
+  static __device__ void backward(
+      const A* saved, A h_prev, A c_prev, A h, A c, const A* p, A dh, A& dc, A* dax, A& dah_last, A& dh_prev, A* dp) {
+    A d_o, dv;
+    readout_backward(saved, c, dh, d_o, dv);
+    dc += dv;
+    Inside::inside(saved, h_prev, c_prev, h, c, p, d_o, dc, dax, dah_last, dh_prev, dp);
+  }
 };
 
-template <bool peephole> struct LstmSeparate : LstmReadout<3> {
+template <bool peephole> struct LstmSeparate : LstmReadout<LstmSeparate<peephole>, 3> {
   static constexpr int gates = 4, saved = 4, parameters = peephole ? 3 : 0;
   static constexpr bool cell_state = true;
 
@@ -31,16 +41,7 @@ template <bool peephole> struct LstmSeparate : LstmReadout<3> {
     const A f = sigmoid(seeing<peephole>(ax[1] + ah[1], p, 1, c_prev)), g = tanh(ax[2] + ah[2]);
     c = f * c_prev + i * g;
     saved[0] = i, saved[1] = f, saved[2] = g, saved[3] = sigmoid(seeing<peephole>(ax[3] + ah[3], p, 2, c));
-    h = LstmReadout<3>::readout(saved, c);
-  }
-
-  template <class A>
-  static __device__ void backward(
-      const A* saved, A h_prev, A c_prev, A h, A c, const A* p, A dh, A& dc, A* dax, A& dah_last, A& dh_prev, A* dp) {
-    A d_o, dv;
-    LstmReadout<3>::readout_backward(saved, c, dh, d_o, dv);
-    dc += dv;
-    inside(saved, h_prev, c_prev, h, c, p, d_o, dc, dax, dah_last, dh_prev, dp);
+    h = LstmReadout<LstmSeparate, 3>::readout(saved, c);
   }
 
   template <class A>
@@ -58,7 +59,7 @@ template <bool peephole> struct LstmSeparate : LstmReadout<3> {
   }
 };
 
-template <bool peephole> struct LstmOneGate : LstmReadout<2> {
+template <bool peephole> struct LstmOneGate : LstmReadout<LstmOneGate<peephole>, 2> {
   static constexpr int gates = 3, saved = 3, parameters = peephole ? 2 : 0;
   static constexpr bool cell_state = true;
 
@@ -67,16 +68,7 @@ template <bool peephole> struct LstmOneGate : LstmReadout<2> {
     const A f = sigmoid(seeing<peephole>(ax[0] + ah[0], p, 0, c_prev)), g = tanh(ax[1] + ah[1]);
     c = f * c_prev + (A(1) - f) * g;
     saved[0] = f, saved[1] = g, saved[2] = sigmoid(seeing<peephole>(ax[2] + ah[2], p, 1, c));
-    h = LstmReadout<2>::readout(saved, c);
-  }
-
-  template <class A>
-  static __device__ void backward(
-      const A* saved, A h_prev, A c_prev, A h, A c, const A* p, A dh, A& dc, A* dax, A& dah_last, A& dh_prev, A* dp) {
-    A d_o, dv;
-    LstmReadout<2>::readout_backward(saved, c, dh, d_o, dv);
-    dc += dv;
-    inside(saved, h_prev, c_prev, h, c, p, d_o, dc, dax, dah_last, dh_prev, dp);
+    h = LstmReadout<LstmOneGate, 2>::readout(saved, c);
   }
 
   template <class A>

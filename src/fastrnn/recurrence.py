@@ -6,7 +6,7 @@ A backend is a module with seven functions:
     recur_forward(cell, packed, run, save) -> Final     writes run.y; keeps `saved` only if asked
     recur_backward(cell, packed, run, saved, given, dx, accumulate) -> Initial      writes or adds to dx
     cells(cell, packed, run, saved) -> c after every step
-    stepper(cell, packed, x, zone) -> Stepper           one layer of a stream
+    stepper(cell, packed, x, zone, below) -> Stepper    one layer of a stream
     random_words(xp, seed, counter, count) -> Philox words
     describe(cell, shape) -> Loop                       how it would run a layer, for fastrnn.plan
 
@@ -169,8 +169,12 @@ class Backend(Protocol):
     def cells(self, cell: Cell, packed: Any, run: Run, saved: Any) -> Array:
         """Return c after every step [T, B, H], zero past the end; only for cells that have one."""
 
-    def stepper(self, cell: Cell, packed: Any, x: Array, zone: Zone | None) -> Stepper:
-        """Return one layer of a stream that reads x [B, I] at each step and starts from zero."""
+    def stepper(self, cell: Cell, packed: Any, x: Array, zone: Zone | None, below: Any) -> Stepper:
+        """Return one layer of a stream that reads x [B, I] at each step and starts from zero.
+
+        below: the stepper whose y is x, None for the first layer. They never step at the same time, so that memory for
+        the length of a step can be shared.
+        """
 
     def random_words(self, xp: ModuleType, seed: int, counter: tuple[int, int, int], count: int) -> Array:
         """Return `count` words [count] uint32 of the counter-based generator, see fastrnn.philox."""

@@ -206,7 +206,7 @@ class Stepper:
             self.c[...] = final.c_n
 
 
-def stepper(cell: Cell, packed: Weights, x: Array, zone: Zone | None) -> Stepper:
+def stepper(cell: Cell, packed: Weights, x: Array, zone: Zone | None, below: Stepper | None) -> Stepper:
     """One layer of a stream that reads x [B, I]."""
     return Stepper(cell, packed, x, zone)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from types import TracebackType
 from typing import Any
 
@@ -17,7 +18,8 @@ class Stream:
     """Runs a layer one step at a time; made by `layer.stream(batch)`, used as a context manager.
 
     It starts from the zero state. Later updates of the layer's parameters do not reach it. On a GPU it may go on on
-    another of CuPy's streams; what a graph of one's own launches of it is to be ordered by oneself.
+    another of CuPy's streams; what a graph of one's own launches of it is to be ordered by oneself. Such a graph takes a
+    step into it only after this thread has taken one outside.
     """
 
     def __init__(
@@ -31,9 +33,12 @@ class Stream:
         with on(device):
             self._x = xp.empty((batch, input_size), dtype)
             for layer in packed:
-                source = self._layers[-1].y if self._layers else self._x
-                self._layers.append(backend.stepper(network.cell, layer, source, zone(xp, network, dtype)))
+                below = self._layers[-1] if self._layers else None
+                source = self._x if below is None else below.y
+                self._layers.append(backend.stepper(network.cell, layer, source, zone(xp, network, dtype), below))
             self._order = Order(device, weights)
+        self._finish = weakref.finalize(self, self._order.given_up)  # also if it is dropped without `with`
+        self._finish.atexit = False
         self._open = True
 
     def __enter__(self) -> Stream:
@@ -43,8 +48,7 @@ class Stream:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._open = False
-        with on(self._device):
-            self._order.given_up()
+        self._finish()
 
     @property
     def state(self) -> Any:
@@ -86,7 +90,8 @@ class Stream:
             h of the last layer [B, P]; the next call overwrites it.
 
         Raises:
-            RuntimeError: the stream is closed. ShapeError, TypeError: x is not as expected.
+            RuntimeError: the stream is closed, or this is a thread's first step and captured by the caller.
+            ShapeError, TypeError: x is not as expected.
         """
         self._check_open("step")
         x = validation.array("x", x, self._dtype, self._x.shape, self._device)

@@ -47,7 +47,7 @@ def pack(cell: Cell, weights: Weights) -> Packed:
     return Packed(cell, weights)
 
 
-def stepper(cell: Cell, packed: Packed, x: Array, zone: Zone | None) -> Stepper:
+def stepper(cell: Cell, packed: Packed, x: Array, zone: Zone | None, below: Stepper | None) -> Stepper:
     """One layer of a stream that reads x [B, I]."""
     return Stepper(cell, packed, x, zone)
 

@@ -65,9 +65,9 @@ def cells(cell: Cell, packed: Packed, run: Run, saved: Saved) -> Array:
     return zeroed(c, (cupy.arange(steps)[:, None] >= run.lengths)[..., None])
 
 
-def stepper(cell: Cell, packed: Packed, x: Array, zone: Zone | None) -> Stepper:
-    """One layer of a stream that reads x [B, I]."""
-    return Stepper(cell, packed, x, zone)
+def stepper(cell: Cell, packed: Packed, x: Array, zone: Zone | None, below: Stepper | None) -> Stepper:
+    """One layer of a stream that reads x [B, I]; all layers' products work in the first one's memory."""
+    return Stepper(cell, packed, x, zone, workspace() if below is None else below.workspace)
 
 
 def random_words(xp: ModuleType, seed: int, counter: tuple[int, int, int], count: int) -> Array:

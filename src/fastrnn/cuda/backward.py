@@ -277,9 +277,14 @@ def _without(a: Array, mask: Array | None) -> Array:
 
 
 def _input_gradient(packed: Packed, dax: list[Array], padding: Array | None, dx: Array, accumulate: bool) -> None:
-    """dx = dax W over all T*B, exactly zero on padding."""
-    whole = matmul(dax[0], packed.ih[: packed.split])
+    """dx = dax W over all T*B, exactly zero on padding.
+
+    What is added is rounded to 16 bits only then: a sum of two directions twice, as dx is where the first one went.
+    """
+    dtype = computed_in(packed.dtype) if accumulate or len(dax) > 1 else packed.dtype
+    whole = matmul(dax[0], packed.ih[: packed.split], dtype)
     if len(dax) > 1:
-        whole += matmul(dax[1], packed.ih[packed.split :])
-    whole = _without(whole.reshape(dx.shape), padding)
-    dx[...] = dx + whole if accumulate else whole
+        whole += matmul(dax[1], packed.ih[packed.split :], dtype)
+    if accumulate:
+        whole += dx.astype(dtype, copy=False).reshape(whole.shape)
+    dx[...] = _without(whole.reshape(dx.shape), padding)

@@ -14,7 +14,7 @@ from typing import Any
 import cupy
 
 from fastrnn.arrays import Array
-from fastrnn.cuda.products import using
+from fastrnn.cuda.products import used_by_this_thread, using
 
 _capturing = Lock()
 
@@ -40,8 +40,18 @@ class Replayed:
         else:
             self._graph.launch()
 
+    def launch_captured(self) -> None:
+        """Run as it is, into a capture of the caller's.
+
+        Raises:
+            RuntimeError: nothing was run before, or not by this thread, whose first product makes cuBLAS allocate.
+        """
+        if not self._warm or not used_by_this_thread():
+            raise RuntimeError("stream: expected a step by the same thread before the first that is captured, got none")
+        self.launch()
+
     def launch(self) -> None:
-        """Run as it is, which a caller may capture."""
+        """Run as it is."""
         with using(self._memory):
             self._launches()
 

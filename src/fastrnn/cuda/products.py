@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
+from threading import local
 from typing import Any
 
 import cupy
@@ -29,6 +30,7 @@ _ONE, _ZERO = ((ctypes.c_float(x), ctypes.c_double(x)) for x in (1, 0))  # read 
 
 
 _prepared: ContextVar[int | None] = ContextVar("_prepared", default=None)  # handle
+_thread = local()  # devices: those on which it has made products
 
 
 def workspace_bytes() -> int:
@@ -49,13 +51,15 @@ def using(memory: Array | None) -> Iterator[int]:
     Nothing else may call cuBLAS in there: CuPy sets the stream for every call, which takes the workspace away.
     """
     library, before = _library(), ctypes.c_int()
-    handle: int = cupy.cuda.Device().cublas_handle
+    device = cupy.cuda.Device()
+    handle: int = device.cublas_handle
     stream = cupy.cuda.get_current_stream().ptr
     _check(library.cublasGetMathMode(handle, ctypes.addressof(before)))
     _check(library.cublasSetStream_v2(handle, stream))
     if memory is not None:
         _check(library.cublasSetWorkspace_v2(handle, memory.data.ptr, memory.nbytes))  # type: ignore[attr-defined]
     _check(library.cublasSetMathMode(handle, SUMS_AS_COMPUTED))
+    _devices().add(device.id)
     token = _prepared.set(handle)
     try:
         yield handle
@@ -65,8 +69,15 @@ def using(memory: Array | None) -> Iterator[int]:
         _check(library.cublasSetStream_v2(handle, stream))
 
 
+def used_by_this_thread() -> bool:
+    """Whether this thread has made products on the current device: CuPy makes a handle for each thread, when asked."""
+    return cupy.cuda.Device().id in _devices()
+
+
 def multiply(a: Array, b: Array, out: Array) -> Array:
     """Write the product of two matrices of one dtype to `out`, which is contiguous, and return it.
+
+    The sum is rounded once, to the dtype of `out`: theirs, or float32 for 16-bit ones.
 
     cuBLAS counts columns first and sees every matrix transposed: out^T = b^T a^T.
     """
@@ -76,22 +87,22 @@ def multiply(a: Array, b: Array, out: Array) -> Array:
             return multiply(a, b, out)
     (rows, inner), columns = a.shape, b.shape[1]
     (turn_a, lead_a), (turn_b, lead_b) = _layout(a), _layout(b)
-    kind = TYPES[str(a.dtype)]
+    kind, kind_out = TYPES[str(a.dtype)], TYPES[str(out.dtype)]
     double = kind == TYPES["float64"]
     assert max(rows, inner, columns) < 1 << 31, "cuBLAS counts rows and columns in 32 bits"
     at_a, at_b, at_out = (array.data.ptr for array in (a, b, out))  # type: ignore[attr-defined]
     status = _library().cublasGemmEx(
         handle, turn_b, turn_a, columns, rows, inner, ctypes.addressof(_ONE[double]), at_b, kind, lead_b, at_a, kind,
-        lead_a, ctypes.addressof(_ZERO[double]), at_out, kind, columns, COMPUTE_64F if double else COMPUTE_32F,
+        lead_a, ctypes.addressof(_ZERO[double]), at_out, kind_out, columns, COMPUTE_64F if double else COMPUTE_32F,
         DEFAULT_ALGORITHM,
     )  # fmt: skip
     _check(status)
     return out
 
 
-def matmul(a: Array, b: Array) -> Array:
-    """Return the product of two matrices of one dtype, of any size; a sum of nothing is zero."""
-    out: Array = cupy.empty((a.shape[0], b.shape[1]), a.dtype)
+def matmul(a: Array, b: Array, dtype: str | None = None) -> Array:
+    """Return the product of two matrices of one dtype, of any size, in theirs or another; a sum of nothing is zero."""
+    out: Array = cupy.empty((a.shape[0], b.shape[1]), dtype or a.dtype)
     if out.size and a.shape[1]:
         return multiply(a, b, out)
     out[...] = 0
@@ -109,6 +120,13 @@ def _layout(a: Array) -> tuple[int, int]:
 def _check(status: int) -> None:
     if status:
         raise RuntimeError(f"cuBLAS: status {status}")
+
+
+def _devices() -> set[int]:
+    if not hasattr(_thread, "devices"):
+        _thread.devices = set()
+    devices: set[int] = _thread.devices
+    return devices
 
 
 @cache

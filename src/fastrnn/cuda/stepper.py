@@ -11,14 +11,13 @@ from fastrnn.cells import Cell
 from fastrnn.cuda.forward import Scratch, States, allocate, forward_steps, input_product, scratch
 from fastrnn.cuda.graphs import Replayed, caller_captures
 from fastrnn.cuda.packed import Packed, computed_in
-from fastrnn.cuda.products import workspace
 from fastrnn.recurrence import Columns, Run, Zone
 
 
 class Stepper:
     """One layer's stream; see fastrnn.recurrence.Stepper. The kernels may write a state over the one they read."""
 
-    def __init__(self, cell: Cell, packed: Packed, x: Array, zone: Zone | None) -> None:
+    def __init__(self, cell: Cell, packed: Packed, x: Array, zone: Zone | None, memory: Array) -> None:
         batch, hidden, dtype = x.shape[0], packed.hidden, packed.dtype
         self.h: Array = xp.zeros((batch, packed.output), dtype)
         self.c: Array | None = xp.zeros((batch, hidden), computed_in(dtype)) if cell.cell_state else None
@@ -28,12 +27,13 @@ class Stepper:
         states = allocate(cell, packed, run, False)
         states = states._replace(hs=self.h[None], cs=None if self.c is None else self.c[None])
         into = scratch(packed, 1, batch, states.norm)
-        self._replayed = Replayed(partial(_launch, cell, packed, run, states, into), workspace())
+        self.workspace = memory
+        self._replayed = Replayed(partial(_launch, cell, packed, run, states, into), memory)
 
     def step(self) -> None:
         """Take one step: x to y, and the state to the next."""
         if caller_captures():
-            self._replayed.launch()
+            self._replayed.launch_captured()
         else:
             self._replayed()
 
