@@ -115,6 +115,25 @@ def test_backward_on_another_stream() -> None:
         assert_same_bits("d x", got.get(), want)
 
 
+def test_parameters_are_read_on_another_stream_after_they_are_written() -> None:
+    """A non-blocking stream waits for nothing by itself, neither for a new layer nor for an update."""
+    import cupy
+
+    cases = [Case("lstm", "cuda", "float32", T=2, B=64, I=1024, H=1024, seed=seed) for seed in range(PASSES)]
+    x = on_device(draw(cases[0])).x
+    layers = [make_layer(case, device="cuda:0") for case in cases]
+    want, params = [layer(x)[0].get() for layer in layers], [layer.state_dict() for layer in layers]
+    stream = cupy.cuda.Stream(non_blocking=True)
+    for k, case in enumerate(cases):
+        layer = make_layer(case, device="cuda:0")
+        for updated in (k, 0):
+            with stream:
+                y = layer(x)[0]
+            stream.synchronize()
+            assert_same_bits("y", y.get(), want[updated])
+            layer.update(params[0])
+
+
 def test_a_step_of_a_stream_may_be_captured() -> None:
     import cupy
 
