@@ -198,7 +198,10 @@ def cuda_cases(dtype: str) -> Iterator[tuple[str, Case]]:
 
 
 # Cells whose kernels are compiled everyday; a pair of them, forward and backward, takes 10 to 20 s.
-EVERYDAY = {(True, "float64"): ("lstm", "lstm_coupled", "gru_reset_before")}  # all of the others: (normalised, dtype)
+EVERYDAY = {  # of (normalised, dtype); of the others all
+    (True, "float32"): ("rnn_tanh", "lstm", "lstm_coupled_peephole", "gru", "gru_reset_before", "mgu"),
+    (True, "float64"): ("lstm",),
+}
 OTHER_GPU_DTYPES = ("float64", "float16", "bfloat16")
 
 

@@ -284,7 +284,13 @@ def test_without_the_cli_extra_one_line_says_so(missing, tmp_path):
     assert done.stderr == f"ImportError: the command needs {missing}: pip install 'fastrnn[cli]'\n"
 
 
-@pytest.mark.parametrize(("options", "loop"), [([], "loop_rnn_relu."), (["--layer-norm"], "loop_rnn_relu_normalised.")])
+@pytest.mark.parametrize(
+    ("options", "loop"),
+    [
+        ([], "loop_rnn_relu."),
+        pytest.param(["--layer-norm"], "loop_rnn_relu_normalised.", marks=pytest.mark.nightly),  # compiles for 20 s
+    ],
+)
 def test_warmup_leaves_nothing_for_a_later_process_to_compile(tmp_path: Path, options: list[str], loop: str) -> None:
     environment = {**os.environ, "FASTRNN_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(ROOT / "src")}
 

@@ -11,8 +11,15 @@ import pytest
 
 import fastrnn
 
-PROGRAM = """
-import sys
+WORDS = """
+from fastrnn import backends
+from fastrnn.cpu import build
+
+words = backends.module("cpu").random_words(None, 5, (1, 2, 3), 4)
+print(sum(build.load("masks").random_words.stats.cache_hits.values()), build.cache_root().is_absolute())
+print(words.tolist())
+"""
+LOOP = """
 import numpy as np
 import fastrnn
 from fastrnn.cpu import build
@@ -21,16 +28,13 @@ rnn = fastrnn.RNN(1, 1, nonlinearity="identity", bias=False)
 rnn.update({"weight_ih_l0": np.ones((1, 1), "f"), "weight_hh_l0": np.zeros((1, 1), "f")})
 print(rnn(np.full((1, 1, 1), 3, "f"))[0].item())
 kernel = build.load("loop", rnn._network.cell).layer_forward
-print(sum(kernel.stats.cache_hits.values()), build.cache_root().is_absolute())
-if "words" in sys.argv:
-    from fastrnn import backends
-    print(backends.module("cpu").random_words(np, 5, (1, 2, 3), 4).tolist())
+print(sum(kernel.stats.cache_hits.values()))
 """
 
 
-def run(package: Path, cache: Path | str, *arguments: str, cwd: Path | None = None) -> list[str]:
+def run(program: str, package: Path, cache: Path | str, cwd: Path | None = None) -> list[str]:
     environment = {**os.environ, "PYTHONPATH": str(package), "FASTRNN_CACHE_DIR": str(cache)}
-    command = [sys.executable, "-W", "error", "-c", PROGRAM, *arguments]
+    command = [sys.executable, "-W", "error", "-c", program]
     done = subprocess.run(command, env=environment, cwd=cwd, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     return done.stdout.split("\n")[:-1]
@@ -55,22 +59,22 @@ def test_a_second_process_compiles_nothing_and_an_edited_source_is_compiled_agai
     package: Path, tmp_path: Path
 ) -> None:
     cache = tmp_path / "cache"
-    first = run(package, cache, "words")
-    assert first[:2] == ["3.0", "0 True"]
-    assert run(package, cache, "words") == ["3.0", "1 True", first[2]]
+    first = run(LOOP + WORDS, package, cache)
+    assert first[:3] == ["3.0", "0", "0 True"]
+    assert run(LOOP + WORDS, package, cache) == ["3.0", "1", "1 True", first[3]]
     # an inlined equation, in a file that no cached kernel stands in
     edit(package / "fastrnn/cpu/cells/rnn.py", '    """phi(a) = a."""\n    return a\n', "    return a + a\n")
     # a constant from outside the backend, compiled into a kernel
     edit(package / "fastrnn/philox.py", "ROUNDS = 10", "ROUNDS = 9\n")
-    changed = run(package, cache, "words")
-    assert changed[:2] == ["6.0", "0 True"]
-    assert changed[2] != first[2]
+    changed = run(LOOP + WORDS, package, cache)
+    assert changed[:3] == ["6.0", "0", "0 True"]
+    assert changed[3] != first[3]
 
 
 def test_a_relative_cache_folder_holds_after_a_change_of_folder(package: Path, tmp_path: Path) -> None:
-    assert run(package, "here", cwd=tmp_path) == ["3.0", "0 True"]
-    assert list((tmp_path / "here").glob("*/loop_rnn_identity.py"))
-    assert run(package, "here", cwd=tmp_path)[1] == "1 True"
+    assert run(WORDS, package, "here", cwd=tmp_path)[0] == "0 True"
+    assert list((tmp_path / "here").rglob("*.nbc"))
+    assert run(WORDS, package, "here", cwd=tmp_path)[0] == "1 True"
 
 
 def test_a_new_folder_removes_those_unused_for_long(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

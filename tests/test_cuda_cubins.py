@@ -43,7 +43,7 @@ def nvcc(tmp_path: Path) -> str:
 
 
 @pytest.mark.skipif(not shutil.which("cmake") or os.name == "nt", reason="needs CMake and a POSIX shell")
-@pytest.mark.parametrize("chips", ["75;90", "90a", "80;100a;120"])
+@pytest.mark.parametrize("chips", ["75;90a", pytest.param("80;100a;120", marks=pytest.mark.nightly)])
 def test_cmake_compiles_what_the_loader_looks_for(
     chips: str, nvcc: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

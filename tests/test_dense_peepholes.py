@@ -40,7 +40,6 @@ def dense(cell: str, dtype: str = "float64", **options: Any) -> Case:
 OF_LSTMS = {**CHOICES, "cell": LSTMS, "dtype": ("float64",), "threads": (1,), "num_layers": (1, 2)}
 
 
-@pytest.mark.nightly
 def test_gradients_with_every_pair_of_options(capsys: pytest.CaptureFixture[str]) -> None:
     sets, wanted = all_pairs(OF_LSTMS), possible_pairs(OF_LSTMS)
     assert set().union(*map(pairs, sets)) >= wanted

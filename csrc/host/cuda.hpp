@@ -1,7 +1,15 @@
 // What the kernels of csrc/ need of CUDA, for a host C++ compiler; the tests run them with it and check every access.
 // Include it before any kernel, with FASTRNN_HOST defined. The scheduler behind it is scheduler.cpp.
 #pragma once
-#include <math.h>
+
+#ifdef FASTRNN_HOST
+// CUDA's functions that the kernels use. <math.h>, which the scheduler has, takes longer to compile than a kernel.
+extern "C" float expf(float) noexcept, tanhf(float) noexcept, sqrtf(float) noexcept;
+extern "C" double exp(double) noexcept, tanh(double) noexcept, sqrt(double) noexcept;
+inline float exp(float x) { return expf(x); }
+inline float tanh(float x) { return tanhf(x); }
+inline float sqrt(float x) { return sqrtf(x); }
+#endif
 
 #define __global__
 #define __device__

@@ -83,7 +83,8 @@ def forward(
     call: number of the training call, which selects the dropout masks; None switches dropout off.
     batch_first: lay y out as [B, T, D*P] in memory and return it as a view [T, B, D*P].
     """
-    xp, x, passes, backend = array_module(inputs.x), inputs.x, list[Pass](), _loops(network, backend)
+    passes: list[Pass] = []
+    xp, x, backend = array_module(inputs.x), inputs.x, _loops(network, backend)
     assert xp is not None, "validated before"
     h_n = xp.empty_like(inputs.h0)
     c_n = None if inputs.c0 is None else xp.empty_like(inputs.c0)

@@ -18,8 +18,8 @@ class Stream:
     """Runs a layer one step at a time; made by `layer.stream(batch)`, used as a context manager.
 
     It starts from the zero state. Later updates of the layer's parameters do not reach it. On a GPU it may go on on
-    another of CuPy's streams; what a graph of one's own launches of it is to be ordered by oneself. Such a graph takes a
-    step into it only after this thread has taken one outside.
+    another of CuPy's streams; what a graph of one's own launches of it is to be ordered by oneself, and the thread
+    that makes it takes a step outside it before.
     """
 
     def __init__(

@@ -24,6 +24,8 @@ THREAD_WORDS = 20_000  # fewer random words are not worth waking a thread for
 
 __all__ = ["cells", "describe", "pack", "random_words", "recur_backward", "recur_forward", "stepper"]
 
+_NO_FLAGS = np.empty(0, np.bool_)
+
 empty = np.empty  # tests replace it by one that fills with NaN
 
 
@@ -63,20 +65,21 @@ def _ends(run: Run, save: bool) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
 
 def recur_forward(cell: Cell, packed: Packed, run: Run, save: bool) -> Final:
     """Run the recurrence; see fastrnn.recurrence."""
-    n, dtype, loop = packed.sizes, packed.dtype, packed.loop
+    n, dtype, loop, nothing = packed.sizes, packed.dtype, packed.loop, packed.nothing
     steps, batch = run.x.shape[:2]
     slots, kept = (steps + 1, steps) if save else (2, 1)
-    hs, cs = empty((slots, batch, n.Ps), dtype), empty((slots, batch, n.Hp) if cell.cell_state else 0, dtype)
-    gates = empty((kept, batch, loop.SAVED, n.Hp) if save or loop.READOUT else 0, dtype)
-    m = empty((kept, batch, n.Hs) if packed.hr.size else 0, dtype)
-    s = empty((kept, batch, n.Hs) if cell.gated else 0, dtype)
+    hs, cs = empty((slots, batch, n.Ps), dtype), empty((slots, batch, n.Hp), dtype) if cell.cell_state else nothing
+    gates = empty((kept, batch, loop.SAVED, n.Hp), dtype) if save or loop.READOUT else nothing
+    m = empty((kept, batch, n.Hs), dtype) if packed.hr.size else nothing
+    s = empty((kept, batch, n.Hs), dtype) if cell.gated else nothing
     first, last = _ends(run, save)
-    zone = shares(run.zone, n.H, n.Hp, dtype)
-    raw_c = empty((kept, batch, n.Hp) if zone[0] and cell.cell_state and (save or loop.READOUT) else 0, dtype)
-    hats = empty((steps, batch, 2 * n.G, n.Hp) if save and packed.normalised else 0, dtype)
-    scales = empty((steps, batch, loop.SCALES) if save and packed.normalised else 0, dtype)
-    keep = _keep(run, n)
-    seen = empty((kept, batch, n.Ps) if keep.size else 0, dtype)
+    zone = shares(run.zone, n.H, n.Hp, nothing)
+    made_c = zone[0] and cell.cell_state and (save or loop.READOUT)
+    raw_c = empty((kept, batch, n.Hp), dtype) if made_c else nothing
+    hats = empty((steps, batch, 2 * n.G, n.Hp), dtype) if save and packed.normalised else nothing
+    scales = empty((steps, batch, loop.SCALES), dtype) if save and packed.normalised else nothing
+    keep = _keep(run, n, nothing)
+    seen = empty((kept, batch, n.Ps), dtype) if keep.size else nothing
     hs[(*first, slice(n.P))] = run.h0
     if run.c0 is not None:
         cs[(*first, slice(n.H))] = run.c0
@@ -95,7 +98,7 @@ def recur_forward(cell: Cell, packed: Packed, run: Run, save: bool) -> Final:
             packed.diagonal, packed.unit, packed.hr, hs.reshape(-1), cs.reshape(-1), gates.reshape(-1), m.reshape(-1),
             s.reshape(-1), *y, run.y.first, keep, seen.reshape(-1), *zone, raw_c.reshape(-1), norm,
             empty(chunk * n.G * n.Hp, dtype), empty(tile, dtype), np.empty(chunk + 9 * rows.size, np.int64),
-            empty(chunk * row_stride(n.I, n.itemsize) if aliased else 0, dtype), np.empty(rows.size, np.bool_),
+            empty(chunk * row_stride(n.I, n.itemsize), dtype) if aliased else nothing, np.empty(rows.size, np.bool_),
             steps, batch, n.I, n.H, n.P, save,
         )  # fmt: skip
 
@@ -145,7 +148,7 @@ def recur_backward(
     dp = np.zeros((batch, cell.unit_parameters, n.Hp), dtype)
     du = np.zeros((batch, n.G, n.Hp) if packed.diagonal else 0, dtype)
     sums = np.zeros((batch, loop.SUMS, n.Hp) if packed.normalised else 0, dtype)
-    keep, zone = _keep(run, n), shares(run.zone, n.H, n.Hp, dtype)
+    keep, zone = _keep(run, n, packed.nothing), shares(run.zone, n.H, n.Hp, packed.nothing)
     back = packed.back
     dy, dcells = _columns(given.y, dtype), _columns(given.cells, dtype)
     clear = _flags(run)
@@ -178,10 +181,10 @@ def recur_backward(
     return Initial(dh[:, : n.P], dc[:, : n.H] if cell.cell_state else None, weights)
 
 
-def _keep(run: Run, n: Sizes) -> Array:
-    """run.keep flat, in rows of Ps; empty where there is none."""
+def _keep(run: Run, n: Sizes, nothing: Array) -> Array:
+    """run.keep flat, in rows of Ps; nothing where there is none."""
     if run.keep is None:
-        return np.empty(0, run.x.dtype)
+        return nothing
     keep = np.zeros((run.keep.shape[0], n.Ps), run.x.dtype)
     keep[:, : n.P] = run.keep
     return keep.reshape(-1)
@@ -189,7 +192,7 @@ def _keep(run: Run, n: Sizes) -> Array:
 
 def _flags(run: Run) -> Array:
     """run.clear flat; an empty array where there is none."""
-    return np.empty(0, np.bool_) if run.clear is None else plain(run.clear)
+    return _NO_FLAGS if run.clear is None else plain(run.clear)
 
 
 def _columns(columns: Columns | None, dtype: object) -> tuple[Array, int, int, int]:

@@ -74,7 +74,8 @@ def row_slices(lengths: Array | None, steps: int, batch: int, flops_per_row: flo
     """Rows and their lengths for each thread, longest first, dealt out so that each gets an equal share of steps."""
     parts = part_count(steps * batch if lengths is None else int(lengths.sum()), batch, flops_per_row)
     if lengths is None:
-        every = np.full(batch, steps, np.int64)
+        every = np.empty(batch, np.int64)
+        every.fill(steps)
         return [(np.arange(part, batch, parts, dtype=np.int64), every[part::parts].copy()) for part in range(parts)]
     order = np.argsort(-lengths, kind="stable").astype(np.int64)
     turn = np.arange(batch) % (2 * parts)
@@ -82,15 +83,18 @@ def row_slices(lengths: Array | None, steps: int, batch: int, flops_per_row: flo
     return [(order[owner == part], lengths[order[owner == part]]) for part in range(parts)]
 
 
-def shares(zone: Zone | None, H: int, Hp: int, dtype: np.dtype[Any]) -> tuple[int, Array, Array]:
-    """Zoneout as the kernels take it: 0 without, 1 for rates [Hp], 2 for masks [T, B, Hp]; shares of h; of c."""
+def shares(zone: Zone | None, H: int, Hp: int, nothing: Array) -> tuple[int, Array, Array]:
+    """Zoneout as the kernels take it: 0 without, 1 for rates [Hp], 2 for masks [T, B, Hp]; shares of h; of c.
+
+    nothing: an empty array of their dtype, for those that there are none of.
+    """
     if zone is None:
-        return 0, np.empty(0, dtype), np.empty(0, dtype)
+        return 0, nothing, nothing
 
     def padded(share: Array | None) -> Array:
         if share is None:
-            return np.empty(0, dtype)
-        array = np.zeros((*share.shape[:2], Hp), dtype)
+            return nothing
+        array = np.zeros((*share.shape[:2], Hp), nothing.dtype)
         array[:, :, :H] = share
         return array.reshape(-1)
 

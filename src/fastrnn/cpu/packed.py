@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
@@ -19,7 +20,8 @@ from fastrnn.cpu.vector import vector_bytes
 from fastrnn.recurrence import Weights
 
 
-class Sizes(NamedTuple):
+@dataclass(frozen=True)
+class Sizes:
     """Sizes of one layer; Hp and Pp are H and P in whole blocks of U units."""
 
     itemsize: int
@@ -29,22 +31,22 @@ class Sizes(NamedTuple):
     P: int
     U: int
 
-    @property
+    @cached_property
     def Hp(self) -> int:
         """H in whole blocks."""
         return -(-self.H // self.U) * self.U
 
-    @property
+    @cached_property
     def Pp(self) -> int:
         """P in whole blocks."""
         return -(-self.P // self.U) * self.U
 
-    @property
+    @cached_property
     def Ps(self) -> int:
         """Distance of rows of Pp elements."""
         return int(row_stride(self.Pp, self.itemsize))
 
-    @property
+    @cached_property
     def Hs(self) -> int:
         """Distance of rows of Hp elements."""
         return int(row_stride(self.Hp, self.itemsize))
@@ -69,6 +71,7 @@ class Packed:
     def __init__(self, cell: Cell, weights: Weights) -> None:
         self.cell, self.weights, self.dtype = cell, weights, weights.ih.dtype
         microkernel.ready(numba.from_dtype(self.dtype))  # kernels from the cache link to it
+        self.nothing = np.empty(0, self.dtype)  # stands for what a pass does not have
         self.normalised = weights.norm_ih is not None
         self.loop = build.load("loop", cell, self.normalised)
         self.rendering: Rendering = self.loop.CELL

@@ -21,7 +21,7 @@ class Stepper:
         self.h = self._states[0, :, : n.P]
         self.c = self._cells[0, :, : n.H] if cell.cell_state else None
         self.y = np.empty((batch, n.P), dtype)
-        nothing = np.empty(0, dtype)
+        nothing = packed.nothing
         tile = batch * n.G * n.Hp if loop.WHOLE else loop.TILE_ROWS * n.G * n.U
         waiting = batch * n.Hp if loop.READOUT else 0  # h waits for the row of c, and with it what the cell made
         norm = (packed.affine, nothing, nothing, np.empty(n.Hp, dtype)) if packed.normalised else ()
@@ -33,7 +33,7 @@ class Stepper:
             self._states.reshape(-1), self._cells.reshape(-1),
             np.empty(waiting * loop.SAVED, dtype), np.empty(batch * n.Hs if packed.hr.size else 0, dtype),
             np.empty(batch * n.Hs if cell.gated else 0, dtype), self.y.reshape(-1), 0, n.P, 0,
-            nothing, nothing, *shares(zone, n.H, n.Hp, dtype), np.empty(waiting, dtype), norm,
+            nothing, nothing, *shares(zone, n.H, n.Hp, nothing), np.empty(waiting, dtype), norm,
             np.empty(batch * n.G * n.Hp, dtype), np.empty(tile, dtype), np.empty(10 * batch, np.int64),
             np.empty(0, dtype), np.empty(batch, np.bool_), 1, batch, n.I, n.H, n.P, False,
         )  # fmt: skip
