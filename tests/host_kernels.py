@@ -25,7 +25,7 @@ DTYPES = {
     "I": "uint32", "Q": "uint64",
 }  # fmt: skip
 
-KEPT = 3600.0  # s that a source stays after its last use: longer than a run whose processes share the folder
+KEPT = 3600 * 10**9  # ns that a source stays after its last use: longer than a run whose processes share the folder
 
 
 class KernelError(AssertionError):
@@ -63,14 +63,14 @@ class Compiler:
             return ctypes.CDLL(str(path))
 
     def _build(self, codes: Iterable[str]) -> None:
-        now = time.time()
+        now = time.time_ns()
         for code in codes:
             path = self.sources / f"{self._name(code)}.cpp"
             if not path.exists():
                 path.write_text(self._complete(code), encoding="utf-8")
-            os.utime(path, (now, path.stat().st_mtime))  # used now; what make compares stays as it is
+            os.utime(path, ns=(now, path.stat().st_mtime_ns))  # used now; what is compiled anew depends on the other
         for path in self.sources.glob("*.cpp"):
-            if path.stat().st_atime < now - KEPT:
+            if path.stat().st_atime_ns < now - KEPT:
                 path.unlink()
         generator = ["-G", "Ninja"] if shutil.which("ninja") else []
         self._run(

@@ -438,7 +438,7 @@ def test_another_struct_is_another_cubin(cupy: ModuleType, registry: None) -> No
 # Every pair of option values together, at least four of them not the default; the dtypes are the GPU's.
 
 CHOICES = {**test_properties.CHOICES, "dtype": ALL_DTYPES, "proj_size": (0, 1, 8)}
-del CHOICES["threads"], CHOICES["layer_norm"]  # of the CPU; kernels of their own, see cuda_cases
+del CHOICES["threads"]  # of the CPU
 COVERING = [
     Case(backend="cuda", seed=seed, **options, **{**sizes, "H": 24 if seed % 2 else 5 + sizes["H"]})
     for seed, (options, sizes) in enumerate(test_properties.covering(CHOICES))

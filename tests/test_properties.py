@@ -26,6 +26,7 @@ from cases import (
     expected,
     make_layer,
     nan_scratch,
+    rarely_compiled,
     upstream,
     use_threads,
     with_gaps,
@@ -487,17 +488,22 @@ def covering(choices: Choices) -> list[tuple[dict[str, Any], dict[str, int]]]:
     return result
 
 
-def test_every_pair_of_option_values_together(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("rare", [False, pytest.param(True, marks=pytest.mark.nightly)])
+def test_every_pair_of_option_values_together(rare: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    """rare: the sets whose kernels no everyday test compiles."""
     sets, wanted = covering(CHOICES), possible_pairs(CHOICES)
     assert set().union(*(pairs(options) for options, _ in sets)) >= wanted
+    now = [(seed, *drawn) for seed, drawn in enumerate(sets) if rarely_compiled(drawn[0]) == rare]
     with capsys.disabled():
-        print(f"\nall {len(wanted)} possible pairs of option values occur in {len(sets)} sets of options")
-    for seed, (options, sizes) in enumerate(sets):
+        print(
+            f"\nall {len(wanted)} possible pairs of option values occur in {len(sets)} sets of options: {len(now)} here"
+        )
+    for seed, options, sizes in now:
         check_fuzz(dict(options), sizes, seed)
 
 
 @settings(max_examples=200)
-@given(fuzz_draws)
+@given(fuzz_draws.filter(lambda drawn: not rarely_compiled(drawn[0])))
 def test_fuzz_over_all_options_together(drawn: tuple[dict[str, Any], dict[str, int], int]) -> None:
     options, sizes, seed = drawn
     check_fuzz(dict(options), sizes, seed)
