@@ -201,6 +201,7 @@ def cuda_cases(dtype: str) -> Iterator[tuple[str, Case]]:
 EVERYDAY = {  # of (normalised, dtype); of the others all
     (True, "float32"): ("rnn_tanh", "lstm", "lstm_coupled_peephole", "gru", "gru_reset_before", "mgu"),
     (True, "float64"): ("lstm",),
+    (False, "float64"): ("rnn_tanh", "rnn_relu", "lstm", "lstm_coupled_peephole", "gru", "gru_reset_before", "mgu"),
 }
 OTHER_GPU_DTYPES = ("float64", "float16", "bfloat16")
 

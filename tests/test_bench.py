@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cases import rarely_compiled
 from typer import Typer
 from typer.testing import CliRunner
 
@@ -106,8 +107,14 @@ def peers(case):
 
 
 @pytest.mark.parametrize(("kind", "mode"), KINDS)
-@pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    ("cell", "dtype"),
+    [
+        pytest.param(cell, dtype, marks=[pytest.mark.nightly] * rarely_compiled({"cell": cell, "dtype": dtype}))
+        for cell in CELLS
+        for dtype in ("float32", "float64")
+    ],
+)
 def test_contestants_compute_the_same(cell, kind, mode, dtype):
     case = tiny(cell, kind, mode, dtype)
     problem = problem_of(case)

@@ -263,7 +263,7 @@ def test_dropout_without_a_second_layer_warns_as_torch_does() -> None:
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_forward_is_a_triple_with_names(backend: str, cell: str) -> None:
-    case = Case(cell, backend, num_layers=2, bidirectional=True)
+    case = Case(cell, backend, "float32", num_layers=2, bidirectional=True)
     layer, problem = make_layer(case), draw(case)
     with fastrnn.use_backend(backend):
         result = layer.forward(problem.x, problem.state)
@@ -291,7 +291,7 @@ def test_forward_is_a_triple_with_names(backend: str, cell: str) -> None:
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_no_state_is_the_zero_state(backend: str, cell: str) -> None:
-    case = Case(cell, backend, state="none", bidirectional=True)
+    case = Case(cell, backend, "float32", state="none", bidirectional=True)
     layer, problem = make_layer(case), draw(case)
     want = evaluate(layer, case, problem)
     zeros = tuple(np.zeros_like(want[f"d {name}"]) for name in by_name(case, problem.d_state, "_0"))
@@ -333,7 +333,7 @@ def test_layouts_agree(backend: str, cell: str) -> None:
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_gradients_do_not_depend_on_training(backend: str, cell: str) -> None:
-    case = Case(cell, backend, num_layers=2)
+    case = Case(cell, backend, "float32", num_layers=2)
     layer, problem = make_layer(case), draw(case)
     with fastrnn.use_backend(backend):
         still, moving = (layer.forward(problem.x, training=training) for training in (False, True))

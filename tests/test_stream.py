@@ -57,7 +57,7 @@ def test_a_step_has_the_bits_of_a_call_on_one_step(case: Case) -> None:
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_stream_is_a_snapshot(backend: str, cell: str) -> None:
-    case = Case(cell, backend)
+    case = Case(cell, backend, "float32")
     layer, problem = make_layer(case), draw(case)
     with fastrnn.use_backend(backend):
         want, _ = layer(problem.x)
