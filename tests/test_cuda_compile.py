@@ -24,9 +24,9 @@ def offered(dtype: str, chip: str) -> bool:
 
 
 def everyday(variant: Any, chip: str) -> bool:
-    """Whether it is compiled everyday: what moves vectors, on chips other than Hopper without options and in two dtypes.
+    """Whether it is compiled everyday: what moves vectors, but on Hopper without options and in two dtypes alone.
 
-    It needs the most registers. All variants for all chips, in the nightly run, take twenty minutes of a core.
+    That needs the most registers. All variants for all chips, in the nightly run, take twenty minutes of a core.
     """
     if chip == "sm_90a":
         return variant.width > 1 or not variant.options
