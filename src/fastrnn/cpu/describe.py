@@ -6,8 +6,9 @@ from fastrnn import peepholes
 from fastrnn.cells import Cell
 from fastrnn.cpu.blocked import FEW_ROWS, K_BLOCK
 from fastrnn.cpu.layout import CHUNK_ROWS, part_count
-from fastrnn.cpu.loop import BLOCKS_AT_ONCE, ROWS_AT_ONCE, TILE_ROWS
+from fastrnn.cpu.loop import ROWS_AT_ONCE
 from fastrnn.cpu.microkernel import MAIN_ROWS
+from fastrnn.cpu.rows import BLOCKS_AT_ONCE, TILE_ROWS
 from fastrnn.cpu.vector import vector_bytes
 from fastrnn.recurrence import Loop, Shape
 
