@@ -27,6 +27,17 @@ def write(path: str | os.PathLike[str], tensors: Mapping[str, Array], descriptio
     write_bytes(path, save(dict(tensors), metadata={KEY: json.dumps({"format": FORMAT, **description})}))
 
 
+def write_foreign(path: str | os.PathLike[str], tensors: Mapping[str, Array]) -> None:
+    """Write tensors as `write` does, without a description, for others to read.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    from safetensors.numpy import save
+
+    write_bytes(path, save(dict(tensors)))
+
+
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
     """Write a file that appears whole under its name, or not at all: the old one stays then.
 
@@ -58,20 +69,45 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Array], dict[str, Any]
         OSError: the file cannot be read.
         ValueError: it is damaged, or not fastrnn's.
     """
+    description = _described(
+        path, _opened(path, lambda file: file.metadata() or {})
+    )  # before the tensors, perhaps large
+    return _tensors(path), description
+
+
+def read_foreign(path: str | os.PathLike[str], prefix: str = "") -> dict[str, Array]:
+    """Return the tensors of a safetensors file that others wrote, those whose names begin with `prefix`.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is damaged, or fastrnn's own, whose description would be lost.
+    """
+    if _opened(path, lambda file: KEY in (file.metadata() or {})):
+        raise ValueError(
+            f"{path}: expected a safetensors file of another origin, got a fastrnn checkpoint; read it by fastrnn.load"
+        )
+    return _tensors(path, prefix)
+
+
+def _tensors(path: str | os.PathLike[str], prefix: str = "") -> dict[str, Array]:
+    def get(file: Any) -> dict[str, Array]:
+        return {name: file.get_tensor(name) for name in file.keys() if name.startswith(prefix)}  # noqa: SIM118
+
+    found: dict[str, Array] = _opened(path, get)
+    return found
+
+
+def _opened(path: str | os.PathLike[str], use: Callable[[Any], Any]) -> Any:
+    """What `use` returns of the opened file."""
     from safetensors import SafetensorError, safe_open
 
     with Path(path).open("rb"):
         pass  # a missing or unreadable file is an OSError, not a damaged checkpoint
-
-    def opened(use: Callable[[Any], Any]) -> Any:
-        try:
-            with safe_open(path, framework="np") as file:
-                return use(file)
-        except (SafetensorError, AttributeError, OSError, TypeError, ValueError) as error:
-            raise ValueError(f"{path}: expected a safetensors file, got a damaged or foreign one ({error})") from error
-
-    description = _described(path, opened(lambda file: file.metadata() or {}))  # before the tensors, perhaps large
-    return opened(lambda file: {name: file.get_tensor(name) for name in file.keys()}), description  # noqa: SIM118
+    try:
+        with safe_open(path, framework="np") as file:
+            return use(file)
+    except (SafetensorError, AttributeError, OSError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: expected a safetensors file, got a damaged or foreign one ({error})") from error
 
 
 def _described(path: str | os.PathLike[str], metadata: Mapping[str, str]) -> dict[str, Any]:

@@ -424,7 +424,7 @@ def parameters(
                 f"{kind} {', '.join(names)}" for kind, names in (("unknown", unknown), ("no", missing)) if names
             )
         )
-    return {name: _parameter(name, _from_foreign(name, value), expected[name], where) for name, value in given.items()}
+    return {name: _parameter(name, from_foreign(name, value), expected[name], where) for name, value in given.items()}
 
 
 def _parameter(name: str, value: object, expected: Array, where: str) -> Array:
@@ -434,7 +434,7 @@ def _parameter(name: str, value: object, expected: Array, where: str) -> Array:
     return to_device(copy, where)
 
 
-def _from_foreign(name: str, value: object) -> object:
+def from_foreign(name: str, value: object) -> object:
     """A CPU tensor of another library (torch) as a NumPy array; anything else as it is."""
     if isinstance(value, np.ndarray) or not hasattr(value, "__array__") or array_module(value) is not None:
         return value
