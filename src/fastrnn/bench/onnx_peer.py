@@ -1,6 +1,6 @@
 """ONNX Runtime as a peer: one LSTM, GRU or RNN operator with the weights as initialisers, inference only.
 
-ONNX orders the gates i o f c (LSTM) and z r h (GRU); linear_before_reset=1 is the GRU whose reset follows the product.
+The weights are laid out by fastrnn.onnx.
 `InferenceSession.run` is called, its quickest way here: one LSTM step at H=64 took 20 us by `run`, 28 us by an I/O
 binding whose input is renewed, 134 us by `run_with_ort_values`; at H=512 199, 175 and 230 us.
 """
@@ -16,17 +16,7 @@ from fastrnn.arrays import Array
 from fastrnn.bench.cases import Case
 from fastrnn.bench.contestant import Contestant, Run, first_outputs, named
 from fastrnn.bench.problem import Problem
-
-OPSET, IR_VERSION = 17, 8  # the oldest that have all we use, so that any onnxruntime of the last years reads the model
-OPERATORS: dict[str, tuple[str, tuple[int, ...], dict[str, Any]]] = {
-    # registry key: operator, our gates in its order, its attributes
-    "lstm": ("LSTM", (0, 3, 1, 2), {}),
-    "gru": ("GRU", (1, 0, 2), {"linear_before_reset": 1}),
-    "gru_reset_before": ("GRU", (1, 0, 2), {"linear_before_reset": 0}),
-    "rnn_tanh": ("RNN", (0,), {"activations": ["Tanh"]}),
-    "rnn_relu": ("RNN", (0,), {"activations": ["Relu"]}),
-    "rnn_identity": ("RNN", (0,), {"activations": ["Affine"], "activation_alpha": [1.0], "activation_beta": [0.0]}),
-}
+from fastrnn.convert.tables import OPERATORS
 
 
 def refuses(case: Case) -> str:
@@ -81,31 +71,24 @@ def model(cell: str, problem: Problem, steps: int) -> bytes:
     """Return the serialised ONNX model of one layer with the problem's weights, for sequences of `steps`."""
     from onnx import TensorProto, helper, numpy_helper
 
-    operator, order, attributes = OPERATORS[cell]
+    from fastrnn.onnx import attributes, weights
+    from fastrnn.onnx.export import IR_VERSION, OPSET
+    from fastrnn.onnx.operator import INPUTS
+
+    kind = OPERATORS[cell].kind
     B, H = problem.states[0].shape[1:]
     names = [name for name, _ in zip(("h", "c"), problem.states, strict=False)]
-
-    def gates(name: str) -> Array:
-        p = problem.params[name]
-        return p.reshape(len(order), H, -1)[list(order)].reshape(1, *p.shape)
-
-    weights = {
-        "W": gates("weight_ih_l0"),
-        "R": gates("weight_hh_l0"),
-        "B": np.concatenate((gates("bias_ih_l0"), gates("bias_hh_l0")), axis=1),
-    }
-    lengths = "" if problem.lengths is None else "sequence_lens"
+    arrays = weights.from_params(cell, problem.params, ["_l0"])
     inputs = {"X": [steps, B, problem.x.shape[2]], **{f"initial_{n}": [1, B, H] for n in names}}
     outputs = {"Y": [steps, 1, B, H], **{f"Y_{n}": [1, B, H] for n in names}}
-    node = helper.make_node(
-        operator, ["X", *weights, lengths, *list(inputs)[1:]], list(outputs), hidden_size=H, **attributes
-    )
+    lengths = {} if problem.lengths is None else {"sequence_lens": [B]}
+    given = [name if name in {**arrays, **inputs, **lengths} else "" for name in INPUTS[kind]]
+    node = helper.make_node(kind, given, list(outputs), hidden_size=H, **attributes.of_cell(cell, 1))
     infos = [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in inputs.items()]
-    if lengths:
-        infos.append(helper.make_tensor_value_info(lengths, TensorProto.INT32, [B]))
+    infos += [helper.make_tensor_value_info(n, TensorProto.INT32, s) for n, s in lengths.items()]
     graph = helper.make_graph(
-        [node], operator, infos, [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in outputs.items()],
-        [numpy_helper.from_array(np.ascontiguousarray(w), n) for n, w in weights.items()],
+        [node], kind, infos, [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in outputs.items()],
+        [numpy_helper.from_array(np.ascontiguousarray(w), n) for n, w in arrays.items()],
     )  # fmt: skip
     opset = helper.make_opsetid("", OPSET)
     serialised: bytes = helper.make_model(graph, opset_imports=[opset], ir_version=IR_VERSION).SerializeToString()

@@ -5,8 +5,8 @@
     fastrnn.onnx.operators(model)                       # each recurrent node by itself, also in the direction "reverse"
     y, h_n = fastrnn.onnx.prepare(model).run([x])       # a whole model, its recurrent nodes on fastrnn's kernels
 
-Past the end of a sequence y is zero, in ONNX as here. An empty sequence keeps its initial state here; what it has in ONNX
-is not said, and ONNX Runtime gives zero.
+Past the end of a sequence y is zero, in ONNX as here. An empty sequence keeps its initial state here; ONNX does not say
+what it has there, and ONNX Runtime gives zero.
 """
 
 try:

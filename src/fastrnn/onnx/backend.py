@@ -25,7 +25,7 @@ class _Recurrent(OpRun):
     """A recurrent node inside ONNX's evaluator."""
 
     def _run(self, *inputs: Any, **said: Any) -> tuple[Array, ...]:
-        given = dict(zip(INPUTS, inputs, strict=False))
+        given = dict(zip(INPUTS[self.onnx_node.op_type], inputs, strict=False))
         run = self._operator({name: given.pop(name, None) for name in weights.NAMES})
         X = given.pop("X")
         return run(X, **{name: value for name, value in given.items() if value is not None})[

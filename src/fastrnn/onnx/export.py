@@ -85,7 +85,7 @@ def _recurrent(
     kind = OPERATORS[cell].kind
     outputs = [f"{name}_l{number}" for name in ("Y", "Y_h", "Y_c")[: 2 + layer._network.cell.cell_state]]
     graph.add(
-        kind, [given.get(name, "") for name in (INPUTS if kind == "LSTM" else INPUTS[:6])], *outputs,
+        kind, [given.get(name, "") for name in INPUTS[kind]], *outputs,
         hidden_size=layer.hidden_size, direction="bidirectional" if len(ends) == 2 else "forward",
         **attributes.of_cell(cell, len(ends)),
     )  # fmt: skip

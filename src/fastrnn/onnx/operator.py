@@ -16,7 +16,8 @@ from fastrnn.convert.tables import OPERATORS
 from fastrnn.layers import Recurrent
 from fastrnn.onnx import attributes, weights
 
-INPUTS = ("X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P")  # RNN and GRU have the first six
+LSTM_INPUTS = ("X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P")
+INPUTS = {"RNN": LSTM_INPUTS[:6], "LSTM": LSTM_INPUTS, "GRU": LSTM_INPUTS[:6]}  # of a node, in its order
 
 
 @dataclass(frozen=True)
