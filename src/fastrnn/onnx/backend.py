@@ -49,6 +49,7 @@ class Prepared(base.BackendRep):
 
     def __init__(self, model: ModelProto) -> None:
         self._evaluator = ReferenceEvaluator(model, new_ops=KERNELS)
+        self._needed = {i.name for i in model.graph.input} - {i.name for i in model.graph.initializer}  # no default
 
     def run(self, inputs: Sequence[Any] | Mapping[str, Any], **kwargs: Any) -> tuple[Any, ...]:
         """Run the model.
@@ -64,13 +65,16 @@ class Prepared(base.BackendRep):
             ValueError: a wrong number of inputs, or a keyword. Others: as fastrnn's call, or the evaluator, has it.
         """
         _no_more(kwargs)
-        names = self._evaluator.input_names
-        if not isinstance(inputs, Mapping):
-            arrays = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
-            if len(arrays) > len(names):
-                raise ValueError(f"inputs: expected {', '.join(names)}, got {len(arrays)} arrays")
-            inputs = dict(zip(names, arrays, strict=False))
-        return tuple(self._evaluator.run(None, dict(inputs)))
+        names, came = self._evaluator.input_names, f"{len(inputs)} arrays"
+        if isinstance(inputs, Mapping):
+            given, came = dict(inputs), ", ".join(inputs)
+        elif len(inputs) <= len(names):
+            given = dict(zip(names, inputs, strict=False))
+        else:
+            given = {}
+        if not self._needed <= given.keys() <= set(names):
+            raise ValueError(f"inputs: expected {', '.join(names)}, got {came}")
+        return tuple(self._evaluator.run(None, given))
 
 
 class Backend(base.Backend):
@@ -119,9 +123,11 @@ class Backend(base.Backend):
             raise ValueError(f"inputs: expected {', '.join(names)}, got {len(inputs)} arrays")
         values = [np.asarray(value) for value in inputs]
         kinds = [helper.np_dtype_to_tensor_dtype(value.dtype) for value in values]
+        ranks = zip(node.output, (4, 3, 3), strict=False)  # of Y, Y_h, Y_c; a valid model says them
+        given = zip(names, kinds, [value.shape for value in values], strict=True)
         graph = helper.make_graph(
-            [node], "node", [helper.make_tensor_value_info(*info, None) for info in zip(names, kinds, strict=True)],
-            [helper.make_tensor_value_info(name, kinds[0], None) for name in node.output if name],
+            [node], "node", [helper.make_tensor_value_info(*info) for info in given],
+            [helper.make_tensor_value_info(name, kinds[0], [None] * rank) for name, rank in ranks if name],
         )  # fmt: skip
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", version)])
         return cls.prepare(model, device, **kwargs).run(values)
