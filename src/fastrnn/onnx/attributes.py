@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from onnx import NodeProto, helper
+from onnx import ModelProto, NodeProto, helper
 
 from fastrnn import validation
 from fastrnn.convert.tables import ONNX_GATES, OPERATORS
@@ -33,6 +33,18 @@ class Attributes(NamedTuple):
 def is_recurrent(node: NodeProto) -> bool:
     """Whether a node is ONNX's RNN, LSTM or GRU."""
     return node.domain in ("", "ai.onnx") and node.op_type in ONNX_GATES
+
+
+def recurrent_nodes(model: ModelProto) -> list[NodeProto]:
+    """The RNN, LSTM and GRU nodes of a model's main graph.
+
+    Raises:
+        ValueError: there is none.
+    """
+    nodes = [node for node in model.graph.node if is_recurrent(node)]
+    if not nodes:
+        raise ValueError("model: expected an RNN, LSTM or GRU node in its main graph, got none")
+    return nodes
 
 
 def read(node: NodeProto) -> Attributes:

@@ -27,10 +27,7 @@ class _Recurrent(OpRun):
     def _run(self, *inputs: Any, **said: Any) -> tuple[Array, ...]:
         given = dict(zip(INPUTS[self.onnx_node.op_type], inputs, strict=False))
         run = self._operator({name: given.pop(name, None) for name in weights.NAMES})
-        X = given.pop("X")
-        return run(X, **{name: value for name, value in given.items() if value is not None})[
-            : len(self.onnx_node.output)
-        ]
+        return run(**given)[: len(self.onnx_node.output)]
 
     def _operator(self, given: dict[str, Any]) -> Operator:
         """The last one if the weights are the same numbers: packing them takes longer than a short call."""
@@ -55,7 +52,7 @@ class Prepared(base.BackendRep):
         """Run the model.
 
         Args:
-            inputs: arrays in the order of the model's inputs, or by their names.
+            inputs: arrays in the order of the model's inputs, or by their names; one array for a single input.
             kwargs: none is known.
 
         Returns:
@@ -65,6 +62,8 @@ class Prepared(base.BackendRep):
             ValueError: a wrong number of inputs, or a keyword. Others: as fastrnn's call, or the evaluator, has it.
         """
         _no_more(kwargs)
+        if isinstance(inputs, np.ndarray):
+            inputs = [inputs]
         names, came = self._evaluator.input_names, f"{len(inputs)} arrays"
         if isinstance(inputs, Mapping):
             given, came = dict(inputs), ", ".join(inputs)
@@ -83,13 +82,12 @@ class Backend(base.Backend):
     @classmethod
     def is_compatible(cls, model: ModelProto, device: str = "CPU", **kwargs: Any) -> bool:
         """Whether the model has recurrent nodes in its main graph, and fastrnn runs them all."""
-        nodes = [node for node in model.graph.node if attributes.is_recurrent(node)]
         try:
-            for node in nodes:
+            for node in attributes.recurrent_nodes(model):
                 attributes.read(node)
         except ValueError:
             return False
-        return bool(nodes) and cls.supports_device(device)
+        return cls.supports_device(device)
 
     @classmethod
     def prepare(cls, model: ModelProto, device: str = "CPU", **kwargs: Any) -> Prepared:
@@ -105,10 +103,7 @@ class Backend(base.Backend):
         if not isinstance(model, ModelProto):
             raise TypeError(f"model: expected an ONNX model, got {describe(model)}")
         super().prepare(model, device)
-        nodes = [node for node in model.graph.node if attributes.is_recurrent(node)]
-        if not nodes:
-            raise ValueError("model: expected an RNN, LSTM or GRU node in its main graph, got none")
-        for node in nodes:
+        for node in attributes.recurrent_nodes(model):
             attributes.read(node)
         return Prepared(model)
 

@@ -45,39 +45,45 @@ def to_onnx(layer: Recurrent[Any], *, lengths: bool = False, state: bool = False
     lengths, state = validation.boolean("lengths", lengths), validation.boolean("state", state)
     kind_of(layer, "ONNX", EVERY_CELL)
     names, directions = ("h", "c")[: 1 + layer._network.cell.cell_state], 1 + layer.bidirectional
-    graph, turn = _Graph(), (2, 0, 1, 3) if layer.batch_first else (0, 2, 1, 3)
+    params, graph, turn = _full(layer), _Graph(), (2, 0, 1, 3) if layer.batch_first else (0, 2, 1, 3)
     below = graph.add("Transpose", ["x"], "x_time_first", perm=(1, 0, 2)) if layer.batch_first else "x"
     initial = [graph.split(f"{name}_0", layer.num_layers, directions) for name in names if state]
     last: list[list[str]] = [[] for _ in names]
     for number, ends in enumerate(suffixes(layer.num_layers, directions)):
         top = number == layer.num_layers - 1
-        Y, *finals = _recurrent(graph, layer, number, ends, below, lengths, [parts[number] for parts in initial])
+        Y, *finals = _recurrent(
+            graph, layer, params, number, ends, below, lengths, [parts[number] for parts in initial]
+        )
         for parts, final in zip(last, finals, strict=True):
             parts.append(final)
         turned = graph.add("Transpose", [Y], f"{Y}_turned", perm=turn if top else (0, 2, 1, 3))
-        shape = graph.constant(f"{Y}_shape", np.array([0, 0, directions * layer.hidden_size]))  # 0: as it is
+        shape = graph.constant(f"{Y}_shape", np.array([0, 0, directions * layer.hidden_size], np.int64))  # 0: as it is
         below = graph.add("Reshape", [turned, shape], "y" if top else f"y_l{number}")
     for name, parts in zip(names, last, strict=True):
         graph.add("Concat", parts, f"{name}_n", axis=0)
-    over, held = (
-        ["B", "T"] if layer.batch_first else ["T", "B"],
-        [layer.num_layers * directions, "B", layer.hidden_size],
-    )
+    over = ["B", "T"] if layer.batch_first else ["T", "B"]
+    held = [layer.num_layers * directions, "B", layer.hidden_size]
     given = {"x": [*over, layer.input_size], **({f"{name}_0": held for name in names} if state else {})}
     made = {"y": [*over, directions * layer.hidden_size], **{f"{name}_n": held for name in names}}
     return graph.model(layer.dtype, given, {"lengths": ["B"]} if lengths else {}, made)
 
 
-def _recurrent(
-    graph: _Graph, layer: Recurrent[Any], number: int, ends: list[str], below: str, lengths: bool, initial: list[str]
-) -> list[str]:
-    """Add the node of one layer; return the names of Y, Y_h and, for LSTM, Y_c."""
-    cell, gates = layer._network.cell.name, layer._network.cell.gates
+def _full(layer: Recurrent[Any]) -> dict[str, Array]:
+    """The parameters, with full matrices in place of a diagonal U."""
     params = host_parameters(layer)
     if layer._is_diagonal:
-        for end in ends:
-            each = blocks(params[f"weight_hh{end}"], gates).values()
-            params[f"weight_hh{end}"] = np.concatenate([np.diag(gate) for gate in each])
+        for name in [name for name in params if name.startswith("weight_hh")]:
+            diagonals = blocks(params[name], layer._network.cell.gates).values()
+            params[name] = np.concatenate([np.diag(diagonal) for diagonal in diagonals])
+    return params
+
+
+def _recurrent(
+    graph: _Graph, layer: Recurrent[Any], params: dict[str, Array], number: int, ends: list[str], below: str,
+    lengths: bool, initial: list[str],
+) -> list[str]:  # fmt: skip
+    """Add the node of one layer; return the names of Y, Y_h and, for LSTM, Y_c."""
+    cell = layer._network.cell.name
     arrays = weights.from_params(cell, params, ends)
     given = {name: graph.constant(f"{name}_l{number}", value) for name, value in arrays.items()}
     given |= {"X": below, "sequence_lens": "lengths" if lengths else ""}
@@ -110,7 +116,7 @@ class _Graph:
     def split(self, name: str, layers: int, directions: int) -> list[str]:
         """The rows [D, B, H] of each layer."""
         parts = [f"{name}_l{number}" for number in range(layers)]
-        self.add("Split", [name, self.constant(f"{name}_rows", np.full(layers, directions))], *parts, axis=0)
+        self.add("Split", [name, self.constant(f"{name}_rows", np.full(layers, directions, np.int64))], *parts, axis=0)
         return parts
 
     def model(

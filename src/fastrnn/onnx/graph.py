@@ -81,9 +81,7 @@ def _opened(model: object) -> ModelProto:
 
 def _named(model: ModelProto) -> dict[str, NodeProto]:
     """All recurrent nodes by name; one whose name is missing, or others' too, goes by its first output."""
-    nodes = [node for node in model.graph.node if attributes.is_recurrent(node)]
-    if not nodes:
-        raise ValueError("model: expected an RNN, LSTM or GRU node in its main graph, got none")
+    nodes = attributes.recurrent_nodes(model)
     taken = Counter(node.name for node in nodes if node.name)
     return {node.name if taken[node.name] == 1 else next(filter(None, node.output)): node for node in nodes}
 
