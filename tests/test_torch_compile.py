@@ -10,6 +10,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch_cases import KINDS, H, I, hx_of, kernels_only, leaves, make, random, states
 
 import fastrnn.torch
+from fastrnn.torch.spec import Spec
 
 T, B = 5, 3
 NODE = torch.ops.fastrnn.recurrence.default
@@ -125,7 +126,8 @@ def test_the_operator_keeps_torchs_rules(kind: str) -> None:
     options = {"proj_size": 3} if kind == "LSTM" else {}
     module = make(fastrnn.torch, kind, num_layers=2, bidirectional=True, batch_first=True, **options)
     given = list(states(kind, {"num_layers": 2, "bidirectional": True, **options}, (B,), torch.float32).values())
-    constants = (kind, I, H, 2, True, True, True, options.get("proj_size", 0), False, kind == "LSTM")
+    proj_size, plain = options.get("proj_size", 0), (False,) * 5 + (0.0,) * 3 + (False,)
+    constants = Spec(kind, I, H, 2, True, True, True, proj_size, False, kind == "LSTM", *plain)
     arguments = (
         random(B, T, I), given[0], given[1] if kind == "LSTM" else None, list(module.parameters()), None, None, None,
         0.0, *constants,

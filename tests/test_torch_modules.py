@@ -284,25 +284,11 @@ def test_wrong_types_are_named(name: str, call: Callable[[], Any]) -> None:
         ("reset", lambda: fastrnn.torch.GRU(I, H)(pack_sequence([X[:, 0]]), reset=torch.zeros(T, 1).bool())),
         ("reset", lambda: fastrnn.torch.GRU(I, H)(X, reset=torch.zeros(B, T).bool())),
         ("return_cells", lambda: fastrnn.torch.GRU(I, H, return_cells=True)),
-        *[
-            (name, lambda name=name, value=value: fastrnn.torch.LSTM(I, H, **{name: value}))
-            for name, value in {
-                "peephole": True, "coupled": True, "layer_norm": True, "zoneout": 0.1, "recurrent_dropout": 0.2,
-                "precision": "medium", "recurrent": "diagonal", "save": "recompute",
-            }.items()
-        ],
     ],
-)  # fmt: skip
-def test_wrong_values_and_missing_options_are_named(name: str, call: Callable[[], Any]) -> None:
+)
+def test_wrong_values_are_named(name: str, call: Callable[[], Any]) -> None:
     with pytest.raises(ValueError, match=f"^{name}: expected"):
         call()
-
-
-def test_options_that_torch_lacks_are_accepted_at_their_default() -> None:
-    module = fastrnn.torch.LSTM(
-        I, H, peephole=False, coupled=False, layer_norm=False, zoneout=0.0, recurrent_dropout=0.0, precision="highest"
-    )
-    assert module(X)[0].shape == (T, B, H)
 
 
 # What torch lacks, against the core

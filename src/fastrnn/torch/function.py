@@ -12,7 +12,7 @@ from torch.autograd import forward_ad
 
 from fastrnn import backends, sequence, threads
 from fastrnn.arrays import Array
-from fastrnn.recurrence import Columns
+from fastrnn.recurrence import Columns, Weights
 from fastrnn.torch import steps
 from fastrnn.torch.snapshot import Snapshot
 from fastrnn.torch.spec import Spec
@@ -20,10 +20,10 @@ from fastrnn.torch.spec import Spec
 NOWHERE = Columns(np.empty((0, 0, 0)), 0, 0)  # where an output was written does not matter to its gradient
 
 
-class Dropout(NamedTuple):
-    """Dropout between the layers of one call: the rate, and the seed of the masks."""
+class Masks(NamedTuple):
+    """The random masks of a training call: the rate of dropout between the layers, and the seed of all masks."""
 
-    rate: float
+    dropout: float
     seed: int
 
 
@@ -33,15 +33,20 @@ class Call(NamedTuple):
     spec: Spec
     layer: Any  # the core's, without parameters
     snapshot: Snapshot | None  # None where the steps run as torch operations
-    dropout: Dropout | None
+    masks: Masks | None  # None where nothing is random
     lengths: Any
     reset: Any
 
     @property
     def network(self) -> sequence.Network:
-        """The core's network, with the dropout of this call."""
+        """The core's network, with the masks of this call."""
         network: sequence.Network = self.layer._network
-        return network if self.dropout is None else network._replace(dropout=self.dropout.rate, seed=self.dropout.seed)
+        return network if self.masks is None else network._replace(**self.masks._asdict())
+
+    @property
+    def number(self) -> int | None:
+        """The number of the call as the core counts training calls: the seed is each call's own."""
+        return None if self.masks is None else 0
 
     def inputs(self, x: Array, h: Array | None, c: Array | None) -> tuple[sequence.Inputs, bool]:
         """Check the arguments; return them as the core takes them, and whether they were batched."""
@@ -79,7 +84,7 @@ def forward(call: Call, x: Tensor, h: Tensor | None, c: Tensor | None, save: boo
         inputs, batched = call.inputs(numpy(x), numpy(h), numpy(c))  # type: ignore[arg-type]
         output = sequence.forward(
             call.network, snapshot.backend, snapshot.packed, inputs, save=save or spec.cells,
-            call=None if call.dropout is None else 0, batch_first=spec.batch_first and batched,
+            call=call.number, batch_first=spec.batch_first and batched,
         )  # fmt: skip
         arrays = [] if spec.single else [layer._laid_out(output.y, batched)]
         arrays += call.states(output.h_n, output.c_n, batched)
@@ -128,9 +133,9 @@ def put_away(passes: list[sequence.Pass], x: Array) -> tuple[list[Any], list[Ten
                 numbers[id(value)] = _Number(len(tensors))
                 tensors.append(torch.from_numpy(value))
             return numbers[id(value)]
-        return None if value is None else _mapped(value, number)
+        return value if value is None or type(value) is int else _mapped(value, number)
 
-    return [_of_pass(each, number) for each in passes], tensors
+    return [_of_pass(_without_output(each), number) for each in passes], tensors
 
 
 def fetch(stripped: list[Any], x: Array, tensors: Sequence[Tensor]) -> list[sequence.Pass]:
@@ -140,14 +145,32 @@ def fetch(stripped: list[Any], x: Array, tensors: Sequence[Tensor]) -> list[sequ
     def array(value: Any) -> Any:
         if type(value) is _Number:
             return x if value < 0 else arrays[value]
-        return value if value is None or type(value) is np.ndarray else _mapped(value, array)
+        return value if value is None or type(value) in (int, np.ndarray) else _mapped(value, array)
 
     return [_of_pass(each, array) for each in stripped]
 
 
+def _without_output(each: sequence.Pass) -> sequence.Pass:
+    """The pass without the memory of its output; segments that are run again (lists) need to know the shape."""
+    runs = [
+        run._replace(y=_shape_of(run.y) if type(saved) is list else NOWHERE)
+        for run, saved in zip(each.runs, each.saved, strict=True)
+    ]
+    return each._replace(runs=runs)
+
+
+def _shape_of(columns: Columns) -> Columns:
+    return columns._replace(array=_no_memory(columns.array))
+
+
+def _no_memory(array: Array) -> Array:
+    """Zeros of the array's shape and dtype in the memory of one."""
+    return np.broadcast_to(array.dtype.type(0), array.shape)
+
+
 def _of_pass(each: Any, change: Any) -> Any:
-    """The pass with every large array changed, and without its output."""
-    runs = [run._replace(x=change(run.x), y=NOWHERE) for run in each.runs]
+    """The pass with every large array changed."""
+    runs = [run._replace(x=change(run.x), keep=change(run.keep), zone=change(run.zone)) for run in each.runs]
     return sequence.Pass(runs, [_mapped(saved, change) for saved in each.saved], change(each.scale))
 
 
@@ -172,8 +195,7 @@ class Recurrence(torch.autograd.Function):
         """Run the kernels; leave what backward needs in `kept`."""
         outputs, (inputs, batched, passes) = forward(call, x, h, c, save=True)
         stripped, tensors = put_away(passes, inputs.x)
-        sizes_of_x = np.broadcast_to(inputs.x.dtype.type(0), inputs.x.shape)  # autograd keeps x itself
-        kept += inputs._replace(x=sizes_of_x), batched, stripped, tensors
+        kept += inputs._replace(x=_no_memory(inputs.x)), batched, stripped, tensors  # autograd keeps x itself
         return tuple(outputs)
 
     @staticmethod
@@ -219,8 +241,10 @@ def _batched() -> bool:
 
 def by_steps(call: Call, inputs: sequence.Inputs, x: Tensor, h: Any, c: Any, weights: Sequence[Tensor]) -> list[Tensor]:
     """The call as torch operations; of `inputs` only the sizes, lengths and reset matter."""
-    lengths, reset = (None if a is None else torch.from_numpy(a) for a in (inputs.lengths, inputs.reset))
-    return steps.run(call.spec, x, h, c, weights, lengths, reset, _scales(call, *inputs.x.shape[:2]))
+    lengths, reset = map(_tensor, (inputs.lengths, inputs.reset))
+    given = iter(weights)
+    grouped = [Weights._make(None if n is None else next(given) for n in names) for names in call.layer._names()]
+    return steps.run(call.spec, x, h, c, grouped, lengths, reset, _masks(call, inputs))
 
 
 def sizes(call: Call, x: Tensor, h: Tensor | None, c: Tensor | None) -> sequence.Inputs:
@@ -232,14 +256,24 @@ def sizes(call: Call, x: Tensor, h: Tensor | None, c: Tensor | None) -> sequence
     return call.inputs(*map(stand_in, (x, h, c)))[0]
 
 
-def _scales(call: Call, steps: int, batch: int) -> list[Tensor | None]:
-    """Dropout's factors for every layer but the last: those of the kernels."""
-    if call.dropout is None:
-        return []
+def _masks(call: Call, inputs: sequence.Inputs) -> steps.Masks:
+    """The factors and shares of a call: those of the kernels."""
     network, backend = call.network, backends.module("cpu")
-    y = np.empty((steps, batch, network.num_directions * network.output_size), call.layer.dtype)
-    factors = [sequence._dropout(np, network, backend, y, 0, layer) for layer in range(network.num_layers - 1)]
-    return [None if f is None else torch.from_numpy(f) for f in factors]
+    y = np.empty((*inputs.x.shape[:2], network.num_directions * network.output_size), call.layer.dtype)
+    scales = []
+    if call.number is not None:
+        factors = [sequence._dropout(np, network, backend, y, call.number, k) for k in range(network.num_layers - 1)]
+        scales = list(map(_tensor, factors))
+    runs = [
+        sequence._run(np, network, backend, inputs, inputs.x, y, k, k % network.num_directions, call.number)
+        for k in range(network.num_layers * network.num_directions)
+    ]
+    zones = [(None, None) if run.zone is None else tuple(map(_tensor, run.zone)) for run in runs]
+    return steps.Masks(scales, [_tensor(run.keep) for run in runs], zones)
+
+
+def _tensor(array: Array | None) -> Tensor | None:
+    return None if array is None else torch.from_numpy(array)
 
 
 def differentiable(

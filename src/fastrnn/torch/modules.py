@@ -6,7 +6,6 @@ torch.compile breaks the graph at every instance of those.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,18 +17,14 @@ from torch.nn.utils.rnn import PackedSequence
 from fastrnn import backends, validation
 from fastrnn.arrays import describe
 from fastrnn.errors import TensorError
-from fastrnn.torch import function, operator, packed
-from fastrnn.torch.function import Call, Dropout, Recurrence
+from fastrnn.torch import function, operator, options, packed
+from fastrnn.torch.function import Call, Masks, Recurrence
+from fastrnn.torch.options import Options
 from fastrnn.torch.snapshot import Snapshot
-from fastrnn.torch.spec import DTYPES, KINDS, Spec, layer
-
-# Options of the core's layers that the modules refuse by name. The loop of steps.py must learn one before it goes.
-NOT_YET = (
-    "peephole", "coupled", "recurrent", "layer_norm", "zoneout", "recurrent_dropout", "precision", "save",
-)  # fmt: skip
+from fastrnn.torch.spec import DTYPES, Spec, layer
 
 
-class _Module:
+class _Module(Options):
     """What modules over sequences and modules of one step share: the weights, and the path of a call."""
 
     _snapshot: Snapshot | None = None
@@ -44,13 +39,24 @@ class _Module:
     def _weights(self, names: Sequence[str]) -> list[Tensor]:
         held = self._parameters  # type: ignore[attr-defined]
         # Parametrizations and torch.func.functional_call make them attributes instead.
-        return [held[name] if held.get(name) is not None else getattr(self, name) for name in names]
+        weights = [held[name] if held.get(name) is not None else getattr(self, name) for name in names]
+        if self.recurrent == "mask":
+            pairs = zip(names, weights, strict=True)
+            return [self._masked(weight) if name.startswith("weight_hh") else weight for name, weight in pairs]
+        return weights
+
+    def _rates(self) -> tuple[float, float]:
+        """Zoneout of h and of c."""
+        return self.zoneout if isinstance(self.zoneout, tuple) else (self.zoneout, self.zoneout)
 
     def _run(
-        self, spec: Spec, rate: float, x: Tensor, h: Tensor | None, c: Tensor | None, names: Sequence[str],
+        self, spec: Spec, rate: float | None, x: Tensor, h: Tensor | None, c: Tensor | None, names: Sequence[str],
         lengths: Any = None, reset: Any = None,
     ) -> list[Tensor]:  # fmt: skip
-        """One call: outputs as function.forward's, in the dtype that torch's own would have."""
+        """One call: outputs as function.forward's, in the dtype that torch's own would have.
+
+        rate: of dropout between the layers; None where nothing is random.
+        """
         weights = self._weights(names)
         if torch.is_autocast_enabled("cpu") and weights[0].dtype == torch.float32:
             wanted = _autocast_dtype(spec, x, h)
@@ -60,7 +66,7 @@ class _Module:
         return self._path(spec, rate, x, h, c, weights, lengths, reset)
 
     def _path(
-        self, spec: Spec, rate: float, x: Tensor, h: Tensor | None, c: Tensor | None, weights: list[Tensor],
+        self, spec: Spec, rate: float | None, x: Tensor, h: Tensor | None, c: Tensor | None, weights: list[Tensor],
         lengths: Any, reset: Any,
     ) -> list[Tensor]:  # fmt: skip
         weight = weights[0]
@@ -81,19 +87,19 @@ class _Module:
         return eager(spec, rate, x, h, c, weights, lengths, reset)
 
     def _eager(
-        self, spec: Spec, rate: float, x: Tensor, h: Tensor | None, c: Tensor | None, weights: list[Tensor],
+        self, spec: Spec, rate: float | None, x: Tensor, h: Tensor | None, c: Tensor | None, weights: list[Tensor],
         lengths: Any, reset: Any,
     ) -> list[Tensor]:  # fmt: skip
         core, backend = layer(spec, DTYPES[x.dtype]), backends.current()
-        dropout = Dropout(rate, int(torch.randint(2**63 - 1, (1,), device="cpu"))) if rate else None
+        masks = None if rate is None else Masks(rate, int(torch.randint(2**63 - 1, (1,), device="cpu")))
         reset = reset.detach().cpu().numpy().copy() if isinstance(reset, Tensor) else reset
         if function.steps_needed((x, h, c, *weights)):
-            call = Call(spec, core, None, dropout, lengths, reset)
+            call = Call(spec, core, None, masks, lengths, reset)
             return function.by_steps(call, function.sizes(call, x, h, c), x, h, c, weights)
         snapshot = self._snapshot
         if snapshot is None or not snapshot.holds(core, backend, weights):
             self._snapshot = snapshot = Snapshot(core, backend, weights)
-        call = Call(spec, core, snapshot, dropout, lengths, reset)
+        call = Call(spec, core, snapshot, masks, lengths, reset)
         if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, h, c, *weights)):
             return list(Recurrence.apply(call, [], x, h, c, *weights))
         return function.forward(call, x, h, c, save=False)[0]
@@ -150,13 +156,22 @@ class _Layers(_Module, torch.nn.RNNBase):
 
     return_cells = False
 
-    def __init__(self, mode: str, arguments: dict[str, Any], options: dict[str, Any]) -> None:
-        self.return_cells = validation.boolean("return_cells", options.pop("return_cells", False))
+    def __init__(self, mode: str, arguments: dict[str, Any], extra: dict[str, Any]) -> None:
+        self.return_cells = validation.boolean("return_cells", extra.pop("return_cells", False))
         if self.return_cells and mode != "LSTM":
             raise ValueError(f"return_cells: expected False, {type(self).__name__} has no cell state, got True")
-        _refuse(mode, options)
+        if "proj_size" in extra:
+            raise ValueError(f"proj_size: expected none, only LSTM has a projection, got {extra['proj_size']!r}")
+        options.known(mode, extra, options.OF_LAYERS)
         super().__init__("RNN_TANH" if mode.startswith("RNN") else mode[:4].rstrip("_"), **arguments)
         self.mode = mode
+        if extra:
+            of_calls = ("batch_first", "dropout", "device", "dtype")
+            torchs = {name: value for name, value in arguments.items() if name not in of_calls}
+            self._all_weights = self._adopt(mode, torchs, extra)
+            self._flat_weights_names = [name for names in self._all_weights for name in names]
+            self._init_flat_weights()
+            self.reset_parameters()
 
     def flatten_parameters(self) -> None:
         """Do nothing: the weights may lie anywhere."""
@@ -173,11 +188,16 @@ class _Layers(_Module, torch.nn.RNNBase):
         h, c = _pair(hx) if self.mode == "LSTM" else (hx, None)
         if padded is not None:
             h, c = (None if s is None else padded.sort(s) for s in (h, c))
+        zoneout = self._rates()
         spec = Spec(
             self.mode, self.input_size, self.hidden_size, self.num_layers, self.bias,
             self.batch_first and padded is None, self.bidirectional, self.proj_size, False, self.return_cells,
+            self.peephole is True, self.peephole == "dense", self.coupled, self.recurrent == "diagonal",
+            self.layer_norm, *zoneout, self.recurrent_dropout, self.save_mode == "recompute",
         )  # fmt: skip
-        rate = self.dropout if self.training and self.num_layers > 1 else 0.0
+        rate = self.dropout if self.num_layers > 1 else 0.0
+        if not self.training or not (rate or self.recurrent_dropout or zoneout != (0.0, 0.0)):
+            rate = None
         y, *rest = self._run(spec, rate, input, h, c, self._flat_weights_names, lengths, reset)
         states, cells = rest[: 1 + spec.cell_state], rest[1 + spec.cell_state :]
         if padded is not None:
@@ -186,23 +206,13 @@ class _Layers(_Module, torch.nn.RNNBase):
         return (y, state, tuple(cells)) if self.return_cells else (y, state)
 
 
-def _refuse(mode: str, options: dict[str, Any]) -> None:
-    """Refuse by name every option of the core's layers that these modules do not have yet, and every unknown one."""
-    if "proj_size" in options:
-        raise ValueError(f"proj_size: expected none, only LSTM has a projection, got {options['proj_size']!r}")
-    known = inspect.signature(KINDS[mode][0]).parameters
-    for name, value in options.items():
-        if name not in NOT_YET or name not in known:
-            raise TypeError(f"{name}: expected one of torch's arguments or fastrnn's options, got an unknown keyword")
-        validation.only(name, value, known[name].default)
-
-
 class RNN(_Layers):
     """torch.nn.RNN on fastrnn's kernels; `nonlinearity` may be "identity" too.
 
     Args:
         input_size, hidden_size, num_layers, nonlinearity, bias, batch_first, dropout, bidirectional, device, dtype: as
-            torch.nn.RNN. options: fastrnn.RNN's that torch lacks, by keyword; this version refuses each by name.
+            torch.nn.RNN.
+        options: fastrnn.RNN's that torch lacks, by keyword, as for LSTM.
     """
 
     def __init__(
@@ -229,7 +239,11 @@ class LSTM(_Layers):
     Args:
         input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size, device, dtype: as
             torch.nn.LSTM. return_cells: also return c after every step, with its gradient.
-        options: fastrnn.LSTM's that torch lacks, by keyword; this version refuses each by name.
+        options: fastrnn.LSTM's that torch lacks, by keyword, with its names and meaning and the parameters that they
+            bring: peephole, coupled, recurrent, layer_norm, zoneout, recurrent_dropout, save, precision.
+
+    The random masks of a training call (dropout, recurrent dropout, zoneout) follow from one number that each call
+    draws from torch's generator, so torch.manual_seed repeats them; a call without such masks draws nothing.
     """
 
     def __init__(
@@ -253,8 +267,8 @@ class GRU(_Layers):
 
     Args:
         input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device, dtype: as torch.nn.GRU.
-        options: fastrnn.GRU's that torch lacks, by keyword; reset_after=False puts the reset before the product, this
-            version refuses the others by name.
+        options: fastrnn.GRU's that torch lacks, by keyword, as for LSTM; reset_after=False puts the reset before the
+            product.
     """
 
     def __init__(
@@ -276,15 +290,41 @@ class GRU(_Layers):
 class _Cell(_Module):
     """Modules of one step, on the base class of torch's own."""
 
+    _names: tuple[str, ...] = ()  # of the parameters, where there are more or fewer than torch's
+
+    def _extend(self, mode: str, extra: dict[str, Any]) -> None:
+        """Take the options that torch lacks."""
+        options.known(mode, extra, options.OF_CELLS)
+        if extra:
+            module: Any = self
+            torchs = {name: getattr(module, name) for name in ("input_size", "hidden_size", "bias")}
+            (names,) = self._adopt(mode, torchs, extra)
+            self._names = tuple(names)
+            self.reset_parameters()
+
     def _step(self, mode: str, x: Any, h: Any, c: Any = None) -> list[Tensor]:
-        bias = self.bias_ih is not None  # type: ignore[attr-defined]
-        spec = Spec(mode, self.input_size, self.hidden_size, 1, bias, False, False, 0, True, False)  # type: ignore[attr-defined]
+        module: Any = self
+        bias, zoneout = module.bias_ih is not None, self._rates()
+        spec = Spec(
+            mode, module.input_size, module.hidden_size, 1, bias, False, False, 0, True, False, self.peephole is True,
+            self.peephole == "dense", self.coupled, self.recurrent == "diagonal", self.layer_norm, *zoneout, 0.0, False,
+        )  # fmt: skip
         names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh") if bias else ("weight_ih", "weight_hh")
-        return self._run(spec, 0.0, x, h, c, names)
+        rate = 0.0 if module.training and zoneout != (0.0, 0.0) else None
+        return self._run(spec, rate, x, h, c, self._names or names)
 
 
 class RNNCell(_Cell, torch.nn.RNNCell):
-    """torch.nn.RNNCell on fastrnn's kernels; the same arguments."""
+    """torch.nn.RNNCell on fastrnn's kernels; the same arguments, and options as for LSTMCell."""
+
+    def __init__(
+        self, input_size: int, hidden_size: int, bias: bool = True, nonlinearity: str = "tanh", device: Any = None,
+        dtype: Any = None, **options: Any,
+    ) -> None:  # fmt: skip
+        super().__init__(input_size, hidden_size, bias, nonlinearity, device, dtype)
+        if options:
+            validation.choice("nonlinearity", nonlinearity, ("tanh", "relu"))
+            self._extend(f"RNN_{nonlinearity.upper()}", options)
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:  # noqa: A002
         """One step: [B, I] or [I] and h to the next h."""
@@ -294,7 +334,21 @@ class RNNCell(_Cell, torch.nn.RNNCell):
 
 
 class LSTMCell(_Cell, torch.nn.LSTMCell):
-    """torch.nn.LSTMCell on fastrnn's kernels; the same arguments."""
+    """torch.nn.LSTMCell on fastrnn's kernels.
+
+    Args:
+        input_size, hidden_size, bias, device, dtype: as torch.nn.LSTMCell.
+        options: fastrnn.LSTM's that mean something for a single step, by keyword: peephole, coupled, recurrent,
+            layer_norm, and zoneout, whose masks are new at each call. Their parameters have the layer's names without
+            the number of the layer.
+    """
+
+    def __init__(
+        self, input_size: int, hidden_size: int, bias: bool = True, device: Any = None, dtype: Any = None,
+        **options: Any,
+    ) -> None:  # fmt: skip
+        super().__init__(input_size, hidden_size, bias, device, dtype)
+        self._extend("LSTM", options)
 
     def forward(self, input: Tensor, hx: Any = None) -> tuple[Tensor, Tensor]:  # noqa: A002
         """One step: [B, I] or [I] and (h, c) to the next (h, c)."""
@@ -303,7 +357,14 @@ class LSTMCell(_Cell, torch.nn.LSTMCell):
 
 
 class GRUCell(_Cell, torch.nn.GRUCell):
-    """torch.nn.GRUCell on fastrnn's kernels; the same arguments."""
+    """torch.nn.GRUCell on fastrnn's kernels; the same arguments, and options as for LSTMCell."""
+
+    def __init__(
+        self, input_size: int, hidden_size: int, bias: bool = True, device: Any = None, dtype: Any = None,
+        **options: Any,
+    ) -> None:  # fmt: skip
+        super().__init__(input_size, hidden_size, bias, device, dtype)
+        self._extend("GRU", options)
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:  # noqa: A002
         """One step: [B, I] or [I] and h to the next h."""

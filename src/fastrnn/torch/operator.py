@@ -15,7 +15,7 @@ from torch import Tensor
 from fastrnn import backends
 from fastrnn.errors import ShapeError, TensorError
 from fastrnn.torch import function
-from fastrnn.torch.function import Call, Dropout
+from fastrnn.torch.function import Call, Masks
 from fastrnn.torch.snapshot import Snapshot
 from fastrnn.torch.spec import DTYPES, Spec, layer
 
@@ -23,7 +23,8 @@ from fastrnn.torch.spec import DTYPES, Spec, layer
 CALL = (
     "Tensor x, Tensor? h, Tensor? c, Tensor[] weights, Tensor? lengths, Tensor? reset, Tensor? seed, float dropout, "
     "str mode, int input_size, int hidden_size, int num_layers, bool bias, bool batch_first, bool bidirectional, "
-    "int proj_size, bool single, bool cells"
+    "int proj_size, bool single, bool cells, bool peephole, bool dense, bool coupled, bool diagonal, bool layer_norm, "
+    "float zoneout_h, float zoneout_c, float recurrent_dropout, bool recompute"
 )
 NO_TRANSFORM = (
     "torch.compile: expected no torch.func transform and no forward-mode tangents, got one; eager mode has them"
@@ -32,11 +33,11 @@ NO_TRANSFORM = (
 
 def run(
     spec: Spec, x: Tensor, h: Tensor | None, c: Tensor | None, weights: Sequence[Tensor], lengths: Tensor | None,
-    reset: Tensor | None, rate: float,
+    reset: Tensor | None, rate: float | None,
 ) -> list[Tensor]:  # fmt: skip
-    """Run a call through the operator; outputs as function.forward's."""
-    seed = torch.randint(2**63 - 1, (1,), device="cpu") if rate else None
-    found: list[Tensor] = recurrence(x, h, c, list(weights), lengths, reset, seed, rate, *spec)
+    """Run a call through the operator; outputs as function.forward's. rate: of dropout, None for no masks."""
+    seed = None if rate is None else torch.randint(2**63 - 1, (1,), device="cpu")
+    found: list[Tensor] = recurrence(x, h, c, list(weights), lengths, reset, seed, rate or 0.0, *spec)
     return found
 
 
@@ -47,9 +48,9 @@ def _call(
         raise NotImplementedError(NO_TRANSFORM)  # torch itself would go on without the tangents
     spec = Spec(*constants)
     core = layer(spec, DTYPES[x.dtype])
-    dropout = Dropout(rate, int(seed)) if rate else None
+    masks = None if seed is None else Masks(rate, int(seed))
     lengths, reset = (None if t is None else t.numpy() for t in (lengths, reset))
-    return Call(spec, core, Snapshot(core, backends.current(), weights), dropout, lengths, reset)
+    return Call(spec, core, Snapshot(core, backends.current(), weights), masks, lengths, reset)
 
 
 def _forward(

@@ -34,6 +34,15 @@ class Spec(NamedTuple):
     proj_size: int
     single: bool
     cells: bool  # c after every step is an output too
+    peephole: bool  # each unit its own
+    dense: bool  # peepholes through a matrix
+    coupled: bool
+    diagonal: bool
+    layer_norm: bool
+    zoneout_h: float
+    zoneout_c: float
+    recurrent_dropout: float
+    recompute: bool
 
     @property
     def cell_state(self) -> bool:
@@ -50,9 +59,15 @@ class Spec(NamedTuple):
 def layer(spec: Spec, dtype: str) -> Any:
     """The core's layer, without parameters: its checks, names, shapes and layouts."""
     kind, options = KINDS[spec.mode]
+    zoneout: Any = spec.zoneout_h
     if spec.cell_state:
-        options = {"proj_size": spec.proj_size}
+        zoneout = (spec.zoneout_h, spec.zoneout_c)
+        options = {
+            "proj_size": spec.proj_size, "peephole": "dense" if spec.dense else spec.peephole, "coupled": spec.coupled,
+        }  # fmt: skip
     return kind._without_parameters(
         input_size=spec.input_size, hidden_size=spec.hidden_size, num_layers=spec.num_layers, bias=bool(spec.bias),
-        batch_first=spec.batch_first, bidirectional=spec.bidirectional, dtype=dtype, seed=0, **options,
+        batch_first=spec.batch_first, bidirectional=spec.bidirectional, dtype=dtype, seed=0,
+        recurrent="diagonal" if spec.diagonal else "full", layer_norm=spec.layer_norm, zoneout=zoneout,
+        recurrent_dropout=spec.recurrent_dropout, save="recompute" if spec.recompute else "gates", **options,
     )  # fmt: skip
