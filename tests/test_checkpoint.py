@@ -160,6 +160,15 @@ def test_a_foreign_file_is_a_value_error_that_names_it(name: str, tmp_path: Path
     assert type(caught.value) is ValueError
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_a_layer_of_16_bits_is_not_called_foreign(dtype: str, tmp_path: Path) -> None:
+    save_file(tensors(), tmp_path / "a", described(arguments={"dtype": dtype}))
+    with pytest.raises(TypeError, match=f'device: expected a GPU for .*/a, a layer of {dtype}, .*device="cuda:0"$'):
+        fastrnn.load(tmp_path / "a")
+    with pytest.raises(ValueError, match="device: expected 'cpu' or 'cuda:N', got 'gpu'"):
+        fastrnn.load(tmp_path / "a", "gpu")
+
+
 def good_bytes(tmp_path: Path) -> bytes:
     fastrnn.LSTM(3, 4, seed=0).save(tmp_path / "good")
     return (tmp_path / "good").read_bytes()

@@ -360,6 +360,28 @@ def test_a_layer_moves_and_keeps_its_parameters(cupy: ModuleType, tmp_path: Any)
     assert_same_bits("weight_hh_l0", layer.params["weight_hh_l0"]._host, before["weight_hh_l0"] * 2)
 
 
+@pytest.mark.parametrize("dtype", ALL_DTYPES)
+def test_a_saved_layer_is_loaded_onto_the_gpu(dtype: str, cupy: ModuleType, tmp_path: Any) -> None:
+    path, mask = tmp_path / "a", np.tri(5)
+    layer = fastrnn.LSTM(3, 5, 2, recurrent=mask, dropout=0.5, dtype=dtype, device="cuda:0", seed=0)
+    layer.calls = 7
+    layer.save(path)
+    loaded = fastrnn.load(path, device="cuda")
+    assert (repr(loaded), loaded.calls, loaded.seed) == (repr(layer), 7, 0)
+    x = cupy_standin.ndarray(np.ones((2, 1, 3)).astype(dtype))
+    for name, value in layer.state_dict().items():
+        assert isinstance(loaded.state_dict()[name], cupy_standin.ndarray)
+        assert_same_bits(name, loaded.state_dict()[name]._host, value._host)
+    assert_same_bits("y", loaded(x)[0]._host, layer(x)[0]._host)
+    with pytest.raises(RuntimeError, match="device: 'cuda:1' needs a GPU of that number"):
+        fastrnn.load(path, "cuda:1")
+    if dtype in SIXTEEN:
+        with pytest.raises(TypeError, match=f'device: expected a GPU for .*/a, a layer of {dtype}, .*device="cuda:0"$'):
+            fastrnn.load(path)
+    else:
+        assert fastrnn.load(path).device == "cpu"
+
+
 def test_arrays_and_layers_must_be_on_the_same_device(cupy: ModuleType) -> None:
     x = np.zeros((2, 1, 3), np.float32)
     on_cpu, on_gpu = fastrnn.GRU(3, 4, seed=0), fastrnn.GRU(3, 4, seed=0, device="cuda:0")

@@ -69,10 +69,13 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Array], dict[str, Any]
         OSError: the file cannot be read.
         ValueError: it is damaged, or not fastrnn's.
     """
-    description = _described(
-        path, _opened(path, lambda file: file.metadata() or {})
-    )  # before the tensors, perhaps large
-    return _tensors(path), description
+    description = describe(path)  # before the tensors, perhaps large
+    return tensors(path), description
+
+
+def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return the description alone; raises as `read`."""
+    return _described(path, _opened(path, lambda file: file.metadata() or {}))
 
 
 def read_foreign(path: str | os.PathLike[str], prefix: str = "") -> dict[str, Array]:
@@ -86,10 +89,12 @@ def read_foreign(path: str | os.PathLike[str], prefix: str = "") -> dict[str, Ar
         raise ValueError(
             f"{path}: expected a safetensors file of another origin, got a fastrnn checkpoint; read it by fastrnn.load"
         )
-    return _tensors(path, prefix)
+    return tensors(path, prefix)
 
 
-def _tensors(path: str | os.PathLike[str], prefix: str = "") -> dict[str, Array]:
+def tensors(path: str | os.PathLike[str], prefix: str = "") -> dict[str, Array]:
+    """Return the tensors alone, those whose names begin with `prefix`; raises as `read`."""
+
     def get(file: Any) -> dict[str, Array]:
         return {name: file.get_tensor(name) for name in file.keys() if name.startswith(prefix)}  # noqa: SIM118
 

@@ -7,6 +7,7 @@ import os
 import secrets
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Generic, TypeVar, cast
@@ -238,7 +239,7 @@ class Recurrent(Generic[S]):
         self.update(new)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the layer to a safetensors file, atomically; `fastrnn.load` reads it back, onto the CPU."""
+        """Write the layer to a safetensors file, atomically; `fastrnn.load` reads it back."""
         name = next(name for name, kind in LAYERS.items() if isinstance(self, kind))
         with on(self.device), self._written.shared():
             arguments, tensors = {**self._arguments, "device": "cpu"}, {n: to_host(v) for n, v in self._values.items()}
@@ -584,22 +585,43 @@ class RNN(Recurrent[Array]):
 LAYERS: dict[str, type[Recurrent[Any]]] = {"LSTM": LSTM, "GRU": GRU, "RNN": RNN}
 
 
-def load(path: str | os.PathLike[str]) -> Recurrent[Any]:
-    """Read a layer that its `save` wrote.
+def load(path: str | os.PathLike[str], device: str = "cpu") -> Recurrent[Any]:
+    """Read a layer that its `save` wrote, onto a device.
+
+    Args:
+        path: the file.
+        device: "cpu" or "cuda:N", wherever the layer was when it was saved; float16 and bfloat16 need a GPU.
 
     Raises:
-        OSError: the file cannot be read. ValueError: it is damaged, foreign, or not a layer's.
+        OSError: the file cannot be read. ValueError: it is damaged, foreign, or not a layer's; or no device.
+        TypeError: the device lacks the layer's dtype. ImportError, RuntimeError: CuPy or the GPU is missing.
     """
-    tensors, description = checkpoint.read(path)
-    try:
-        kind, arguments = LAYERS[description["class"]], description["arguments"]
+    device, description = validation.device(device), checkpoint.describe(path)
+    with _layers_own(path):
+        kind, arguments = LAYERS[description["class"]], {**description["arguments"], "device": device}
         if arguments.keys() != inspect.signature(kind).parameters.keys():
             raise ValueError(f"arguments {', '.join(arguments)}")
+        elsewhere = device == "cpu" and arguments["dtype"] in validation.GPU_DTYPES
+        if not elsewhere:  # before the tensors, for which NumPy must know the dtype
+            validation.dtype_name(arguments["dtype"], where=device)
+    if elsewhere:
+        raise TypeError(
+            f"device: expected a GPU for {path}, a layer of {arguments['dtype']}, which the CPU lacks, got 'cpu'; "
+            'pass device="cuda:0"'
+        )
+    tensors = checkpoint.tensors(path)
+    with _layers_own(path):
         if arguments["recurrent"] == "mask":
             arguments["recurrent"] = tensors.pop(MASK)
-        layer: Recurrent[Any] = kind._restored(arguments, tensors, description["calls"])
+        return cast("Recurrent[Any]", kind._restored(arguments, tensors, description["calls"]))
+
+
+@contextmanager
+def _layers_own(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Say of whatever fails in the block that the file is not a layer's."""
+    try:
+        yield
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{path}: expected a checkpoint of one of {', '.join(LAYERS)}, got another ({error})"
         ) from error
-    return layer

@@ -18,6 +18,7 @@ from fastrnn.errors import ShapeError
 from fastrnn.sequence import Inputs
 
 DTYPES = {"cpu": ("float32", "float64"), "cuda": ("float32", "float64", "float16", "bfloat16")}
+GPU_DTYPES = tuple(name for name in DTYPES["cuda"] if name not in DTYPES["cpu"])
 INITS = ("uniform", "xavier", "orthogonal", "identity")
 # Options of the public interface that no loop of this version has; each is refused by name unless it has this value.
 NOT_YET: dict[str, Any] = {"precision": "highest"}
