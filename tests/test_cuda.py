@@ -430,7 +430,8 @@ def test_a_struct_that_is_not_the_registered_cell_does_not_compile(
 ) -> None:
     from fastrnn.cuda import source
 
-    wrong = {"saved": 3, "unit_parameters": 1, "uses_h": True, "cell_state": True, "gates": ("f",)}
+    wrong: dict[str, Any] = {"saved": 3, "unit_parameters": 1, "uses_h": True, "uses_h_prev": False, "cell_state": True}
+    wrong["gates"] = ("f",)
     for option, value in wrong.items():
         fastrnn.register(replace(CELLS["mgu"], name=f"with_{option}", **{option: value}))
         code = source.assemble(source.Variant(f"with_{option}", "float32", 1))

@@ -59,6 +59,26 @@ def test_a_cell_without_a_rendering_is_refused_by_the_backend_that_lacks_it(regi
         assert_same_bits("y", layer(x)[0], twin(x)[0])
 
 
+@pytest.mark.parametrize("name", ["reader", "gated"])
+def test_a_projection_is_refused_to_a_cell_that_reads_h_prev(name: str, registry: None) -> None:
+    options = {"reader": {"uses_h_prev": True}, "gated": {"gated": CELLS["mgu"].gated}}[name]
+    layer = fastrnn.register(dataclasses.replace(CELLS["leaky_lstm"], name=name, **options))
+    with pytest.raises(ValueError, match=rf"^proj_size: expected 0 for '{name}', a cell that reads h_prev .*, got 2$"):
+        layer(3, 5, proj_size=2)
+    assert layer(3, 5).proj_size == 0
+
+
+def test_a_rendering_that_reads_h_prev_against_its_cell_is_refused(registry: None) -> None:
+    x = np.ones((4, 2, 3), np.float32)
+    for name, reads in (("leaky_lstm", True), ("gru", False)):
+        false = dataclasses.replace(CELLS[name], name=f"false_{name}", uses_h_prev=reads)
+        layer = fastrnn.register(false)(3, 5)
+        with pytest.raises(
+            ValueError, match=f"cell: expected reads_h={reads} of .* 'false_{name}', .* got {not reads}"
+        ):
+            layer(x)
+
+
 def test_a_checkpoint_of_an_unknown_cell_names_it(registry: None, tmp_path: Path) -> None:
     fastrnn.register(dataclasses.replace(CELLS["mgu"], name="passing"))(3, 5).save(tmp_path / "a")
     assert type(fastrnn.load(tmp_path / "a")).__name__ == "passing"

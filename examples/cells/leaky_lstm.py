@@ -141,6 +141,7 @@ struct LeakyLstm : CellTraits {
 LeakyLSTM = fastrnn.register(
     Cell(
         "leaky_lstm", ("i", "f", "g", "o"), forward, backward, numba=(__name__, "RENDERING"), cuda=(CUDA, "LeakyLstm"),
-        saved=4, cell_state=True, unit_parameters=1, readout=Readout(readout, readout_backward, inside),
+        saved=4, uses_h_prev=False, cell_state=True, unit_parameters=1,
+        readout=Readout(readout, readout_backward, inside),
     )
 )  # fmt: skip

@@ -38,7 +38,8 @@ class _WithCellState(Recurrent[Any]):
 def register(cell: Cell) -> type[Recurrent[Any]]:
     """Add a cell to the registry and return its layer class, to be used as `fastrnn.GRU` or, with c, `fastrnn.LSTM` is.
 
-    The class takes their common arguments; parameters have their names and layouts, with `weight_p_l0` [N, H] for the
+    The class takes their common arguments, with c also `proj_size` if the cell says uses_h_prev=False, since a
+    projection makes h_prev P wide; parameters have their names and layouts, with `weight_p_l0` [N, H] for the
     cell's unit parameters. `fastrnn.load` reads its checkpoints once the cell is registered.
 
     Args:

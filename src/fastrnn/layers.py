@@ -132,6 +132,7 @@ class Recurrent(Generic[S]):
             self.save_mode == "recompute",
         )  # fmt: skip
         validation.layer_norm(self.layer_norm, self._network.cell)
+        validation.projection(self.proj_size, self._network.cell)
         self._values: dict[str, Array] = {}
         self._params: dict[str, Array] = {}
         self._place_mask()

@@ -83,6 +83,13 @@ def layer_norm(value: bool, cell: Cell) -> None:
         raise ValueError(f"layer_norm: expected False for {cell.name!r}, a cell with c and without a readout, got True")
 
 
+def projection(proj_size: int, cell: Cell) -> None:
+    """Refuse the option for a cell that reads h_prev unit by unit, which a projection makes P wide."""
+    if proj_size and (cell.uses_h_prev or cell.gated is not None):
+        why = "a gated product" if cell.gated is not None else "uses_h_prev=True"
+        raise ValueError(f"proj_size: expected 0 for {cell.name!r}, a cell that reads h_prev ({why}), got {proj_size}")
+
+
 def zoneout(value: object, cell_state: bool, proj_size: int) -> float | tuple[float, float]:
     """Return the rate of h and c, or, where there is a cell state, a pair of rates."""
     rates: float | tuple[float, float]

@@ -86,6 +86,8 @@ class Cell:
         or in a file of csrc/cells, "gru.cuh"; None likewise.
     saved, uses_h: what its loop must know: V, the number of values that a step of the struct saves, and whether the
         struct's backward reads h. The compiler compares both, and all else here, with the struct.
+    uses_h_prev: whether the equations read h_prev, which with a projection is not H wide; only a cell that says False,
+        and has no gated product, is given one. A rendering or struct that says otherwise is refused.
     readout: of a cell state; a cell that has one and no readout is refused with layer_norm.
     peepholes: the gates that may see the cell state through a matrix, see fastrnn.peepholes: all but the last see
         c_prev, the last, on which c must not depend, sees c.
@@ -99,6 +101,7 @@ class Cell:
     cuda: tuple[str, str] | None = None
     saved: int = 0
     uses_h: bool = False
+    uses_h_prev: bool = True
     cell_state: bool = False
     separate: tuple[str, ...] = ()
     unit_parameters: int = 0

@@ -71,9 +71,9 @@ def _cell(name: str, coupled: bool, peephole: bool) -> Cell:
     gates = ("f", "g", "o") if coupled else ("i", "f", "g", "o")
     return Cell(
         name, gates, forward, backward, numba=("fastrnn.cpu.cells.lstm", name.upper()),
-        cuda=("lstm.cuh", f"Lstm{'Coupled' * coupled}{'Peephole' * peephole}"), saved=len(gates), cell_state=True,
-        unit_parameters=len(gates) - 1 if peephole else 0, readout=Readout(readout, readout_backward, inside),
-        peepholes=tuple(gate for gate in gates if gate != "g"),
+        cuda=("lstm.cuh", f"Lstm{'Coupled' * coupled}{'Peephole' * peephole}"), saved=len(gates), uses_h_prev=False,
+        cell_state=True, unit_parameters=len(gates) - 1 if peephole else 0,
+        readout=Readout(readout, readout_backward, inside), peepholes=tuple(gate for gate in gates if gate != "g"),
     )  # fmt: skip
 
 

@@ -31,7 +31,7 @@ def _cell(
     prefix = name.removeprefix("rnn_")
     return Cell(
         f"rnn_{prefix}", ("h",), forward, backward, numba=("fastrnn.cpu.cells.rnn", prefix.upper()),
-        cuda=("rnn.cuh", f"Rnn{prefix.title()}"), saved=0, uses_h=True,
+        cuda=("rnn.cuh", f"Rnn{prefix.title()}"), saved=0, uses_h=True, uses_h_prev=False,
     )  # fmt: skip
 
 

@@ -123,7 +123,7 @@ def _agreement(cell: Cell) -> str:
     told = {
         "gates": len(cell.gates), "saved": cell.saved, "parameters": cell.unit_parameters,
         "cell_state": cell.cell_state, "separate": bool(cell.separate), "gated": cell.gated is not None,
-        "uses_h": cell.uses_h,
+        "uses_h": cell.uses_h, "uses_h_prev": cell.uses_h_prev,
     }  # fmt: skip
     return "\n".join(
         f'static_assert(Cell::{name} == {int(value)}, "{cell.name}: {name}: expected {value}, as registered");'

@@ -38,7 +38,7 @@ class Rendering:
     units: int = 0  # number of vectors in `unit`
     separate: int = 0  # of them recurrent biases
     cell_state: bool = False
-    reads_h: bool = True  # whether the step itself, besides the product, reads h_prev
+    reads_h: bool = True  # whether the step itself, besides the product, reads h_prev, as Cell.uses_h_prev says
     gate: Callable[..., Any] | None = None  # (ax_0, ah_0, h_prev) -> gated state of a second product
     gate_backward: Callable[..., Any] | None = None  # (saved, h_prev, ds) -> what to add to plane 0, dh_prev
     readout: Callable[..., Any] | None = None  # (saved, v) -> h, see fastrnn.cells.Readout, as the next two
