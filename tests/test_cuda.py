@@ -401,7 +401,7 @@ def test_arrays_and_layers_must_be_on_the_same_device(cupy: ModuleType) -> None:
 def test_a_cell_without_a_cuda_rendering_is_refused_by_name(cupy: ModuleType, registry: None) -> None:
     layer = fastrnn.register(replace(CELLS["mgu"], name="bare", cuda=None))(3, 4, seed=0, device="cuda:0")
     x = cupy.ones((2, 1, 3), "float32")
-    for call in (lambda: layer(x), lambda: layer.forward(x), lambda: layer.stream()):
+    for call in (lambda: layer(x), lambda: layer.forward(x), lambda: layer.stream(), lambda: fastrnn.plan(layer, 2)):
         with pytest.raises(ValueError, match=r"cell: expected one with a CUDA rendering .*, got 'bare'"):
             call()
     with fastrnn.use_backend("reference"):
@@ -412,8 +412,10 @@ def test_a_struct_without_a_readout_is_refused_with_layer_norm(cupy: ModuleType,
     text, struct = CELLS["leaky_lstm"].cuda or ("", "")
     bare = replace(CELLS["leaky_lstm"], name="half", cuda=(text.replace("readout", "of_v"), struct))
     layer, x = fastrnn.register(bare), cupy.ones((2, 1, 3), "float32")
-    with pytest.raises(ValueError, match="layer_norm: expected False, since the struct of 'half' has no readout"):
-        layer(3, 4, layer_norm=True, device="cuda:0")(x)
+    normalised = layer(3, 4, layer_norm=True, device="cuda:0")
+    for call in (lambda: normalised(x), lambda: fastrnn.plan(normalised, 2)):
+        with pytest.raises(ValueError, match="layer_norm: expected False, since the struct of 'half' has no readout"):
+            call()
     assert layer(3, 4, device="cuda:0")(x)[0].shape == (2, 1, 4)
 
 
@@ -421,8 +423,9 @@ def test_a_separate_gate_must_be_the_last_one(cupy: ModuleType, registry: None) 
     x = cupy.ones((2, 1, 3), "float32")
     for name, options in (("first", {"separate": ("r",)}), ("both", {"gated": CELLS["gru_reset_before"].gated})):
         layer = fastrnn.register(replace(CELLS["gru"], name=name, **options))(3, 4, seed=0, device="cuda:0")
-        with pytest.raises(ValueError, match=f"cell: expected no separate gate but the last, .* of '{name}'"):
-            layer(x)
+        for call in (layer, lambda x, layer=layer: fastrnn.plan(layer, len(x))):
+            with pytest.raises(ValueError, match=f"cell: expected no separate gate but the last, .* of '{name}'"):
+                call(x)
 
 
 def test_a_struct_that_is_not_the_registered_cell_does_not_compile(

@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import leaky_lstm
 import minimal_gated_unit
@@ -11,9 +12,10 @@ from cases import Case, draw, evaluate, make_layer
 from tolerance import assert_same_bits
 
 import fastrnn
-from fastrnn import layers
+from fastrnn import layers, support
 from fastrnn.cells import CELLS, Cell
 
+WITHOUT_READOUT = dataclasses.replace(leaky_lstm.RENDERING, readout=None)
 PACKAGE = Path(fastrnn.__file__).parent
 
 
@@ -57,6 +59,33 @@ def test_a_cell_without_a_rendering_is_refused_by_the_backend_that_lacks_it(regi
             call()
     with fastrnn.use_backend("reference"):
         assert_same_bits("y", layer(x)[0], twin(x)[0])
+
+
+@pytest.mark.parametrize(
+    ("changes", "options", "word"),
+    [
+        ({"numba": None}, {}, "cell: expected one with a Numba rendering"),
+        ({"uses_h_prev": True}, {}, "cell: expected reads_h=True"),
+        ({"numba": (__name__, "WITHOUT_READOUT")}, {"layer_norm": True}, "layer_norm: expected False"),
+    ],
+)
+def test_a_plan_and_the_table_refuse_what_a_call_refuses(
+    changes: dict[str, Any], options: dict[str, Any], word: str, registry: None
+) -> None:
+    layer = fastrnn.register(dataclasses.replace(CELLS["leaky_lstm"], name="refused", **changes))(3, 5, **options)
+    x = np.ones((4, 2, 3), np.float32)
+    messages = []
+    for ask in (lambda: layer(x), lambda: layer.stream(), lambda: fastrnn.plan(layer, 4, 2)):
+        with pytest.raises(ValueError, match=word) as caught:
+            ask()
+        messages.append(str(caught.value))
+    with fastrnn.use_backend("reference"):
+        assert layer(x)[0].shape == (4, 2, 5)
+        assert fastrnn.plan(layer, 4, 2).backend == "reference"
+    option = "layer_norm" if options else "plain"
+    (entry,) = (entry for entry in support.entries() if (entry.cell, entry.option) == ("refused", option))
+    assert entry.backends == ("reference", "cuda")
+    assert {*messages} == {entry.reasons["cpu"]}
 
 
 @pytest.mark.parametrize("name", ["reader", "gated"])

@@ -90,6 +90,19 @@ def test_what_runs_outside_of_the_loop_is_named() -> None:
     assert loud.outside[-1].endswith("4 steps")
 
 
+@pytest.mark.parametrize(
+    ("layer", "held"),
+    [
+        (fastrnn.LSTM(3, 4, zoneout=0.1), "h and one for c"),
+        (fastrnn.LSTM(3, 4, proj_size=2, zoneout=(0, 0.1)), "c"),
+        (fastrnn.GRU(3, 4, zoneout=0.1), "h"),
+    ],
+)
+def test_zoneout_has_a_mask_of_each_state_that_is_held(layer: Any, held: str) -> None:
+    (text,) = fastrnn.plan(layer, 10, 3, training=True).outside
+    assert text == f"zoneout: a mask of 120 elements for {held}, drawn before the loop"
+
+
 def test_the_floor_is_the_slowest_demand_at_measured_peaks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(peaks, "flops", lambda dtype, threads: 1e9 * threads)
     monkeypatch.setattr(peaks, "bandwidth", lambda size, threads: 1e12)

@@ -106,8 +106,8 @@ def plan(layer: Recurrent[Any], steps: int, batch: int = 1, *, lengths: Any = No
         A Plan; `print(plan.explain())` shows it, `plan.floor()` is its roofline in seconds.
 
     Raises:
-        TypeError: no layer of this package, or a number of the wrong type. ValueError: a number out of range.
-        ShapeError: lengths of another shape.
+        TypeError: no layer of this package, or a number of the wrong type. ValueError: a number out of range, or what
+            the backend refuses, as the call would. ShapeError: lengths of another shape.
     """
     if not isinstance(layer, Recurrent):
         raise TypeError(f"layer: expected a layer of fastrnn such as fastrnn.LSTM, got {describe(layer)}")
@@ -148,7 +148,8 @@ def _outside(network: Network, shape: Shape, ragged: bool) -> list[str]:
     if shape.train and network.num_layers > 1 and network.dropout:
         found.append(f"dropout between layers: a mask of {shape.steps * shape.batch} rows drawn and multiplied")
     if shape.train and any(network.zoneout):
-        found.append(f"zoneout: masks of {elements} elements each for h and c, drawn before the loop")
+        held = ["h"] * (not network.proj_size) + ["c"] * network.cell.cell_state
+        found.append(f"zoneout: a mask of {elements} elements for {' and one for '.join(held)}, drawn before the loop")
     if shape.train and network.recurrent_dropout:
         found.append(f"recurrent dropout: a mask of {shape.batch} rows drawn before the loop")
     if shape.train and network.recompute:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from fastrnn import peepholes
 from fastrnn.bench.ours import make
 from fastrnn.cells import CELLS, Cell
+from fastrnn.cpu.refusal import refuse as refuse_on_cpu
+from fastrnn.cuda.refusal import refuse as refuse_on_cuda
 
 BACKENDS = {"reference": "R", "cpu": "C", "cuda": "G"}
+REFUSE = {"cpu": refuse_on_cpu, "cuda": refuse_on_cuda}
 BEGIN, END = "<!-- options:begin -->", "<!-- options:end -->"
 INPUTS, HIDDEN = 3, 4
 # Options of the constructors, each with a value that is not the default. What is left out, every layer has on every
@@ -47,12 +49,10 @@ def entries() -> Iterator[Entry]:
 
 def _refusal(cell: Cell, arguments: dict[str, Any], backend: str) -> str:
     """What a layer of this cell with these arguments is told on this backend; "" if it runs."""
-    if backend != "reference" and getattr(cell, {"cpu": "numba", "cuda": "cuda"}[backend]) is None:
-        return f"{cell.name} has no rendering for it"
     try:
         layer = make(cell.name, INPUTS, HIDDEN, **arguments)
         if backend != "reference":
-            peepholes.refuse(layer._dense > 0, backend)
+            REFUSE[backend](cell, layer.layer_norm, layer._dense > 0)
     except TypeError:
         return "the cell's layer takes no such argument beside its own"
     except ValueError as error:

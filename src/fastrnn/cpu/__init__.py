@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastrnn import peepholes, philox, threads
+from fastrnn import philox, threads
 from fastrnn.arrays import Array
 from fastrnn.cells import Cell
 from fastrnn.cpu import build, pool, products
@@ -17,6 +17,7 @@ from fastrnn.cpu.blocked import row_stride
 from fastrnn.cpu.describe import describe
 from fastrnn.cpu.layout import CHUNK_ROWS, flat, plain, row_slices, shares
 from fastrnn.cpu.packed import Packed, Sizes
+from fastrnn.cpu.refusal import refuse
 from fastrnn.cpu.stepper import Stepper
 from fastrnn.recurrence import Columns, Final, Given, Initial, Run, Weights, Zone
 
@@ -45,7 +46,7 @@ class Saved(NamedTuple):
 
 def pack(cell: Cell, weights: Weights) -> Packed:
     """Bring the weights into panels."""
-    peepholes.refuse(weights.ch is not None, "cpu")
+    refuse(cell, weights.norm_ih is not None, weights.ch is not None)
     return Packed(cell, weights)
 
 

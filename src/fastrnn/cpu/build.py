@@ -77,11 +77,7 @@ def _made(name: str, cell: Cell | None, normalised: bool) -> ModuleType:
     package = source.parent.parent
     files = sorted([*source.parent.rglob("*.py"), *package.glob("*.py")])  # masks.py compiles philox.py in
     if cell is not None:
-        if cell.numba is None:
-            raise ValueError(
-                f"cell: expected one with a Numba rendering on the backend 'cpu', got {cell.name!r}; "
-                "give it one, or call it under fastrnn.use_backend('reference')"
-            )
+        assert cell.numba is not None, "refused before"
         module, rendering = cell.numba
         origin = importlib.import_module(module).__file__
         assert origin is not None, "a rendering stands in a file"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from fastrnn import peepholes
 from fastrnn.cells import Cell
 from fastrnn.cpu.blocked import FEW_ROWS, K_BLOCK
 from fastrnn.cpu.layout import CHUNK_ROWS, part_count
 from fastrnn.cpu.loop import ROWS_AT_ONCE
 from fastrnn.cpu.microkernel import MAIN_ROWS
+from fastrnn.cpu.refusal import refuse
 from fastrnn.cpu.rows import BLOCKS_AT_ONCE, TILE_ROWS
 from fastrnn.cpu.vector import vector_bytes
 from fastrnn.recurrence import Loop, Shape
@@ -15,7 +15,7 @@ from fastrnn.recurrence import Loop, Shape
 
 def describe(cell: Cell, shape: Shape) -> Loop:
     """How one layer would run; see fastrnn.recurrence."""
-    peepholes.refuse(shape.dense > 0, "cpu")
+    refuse(cell, shape.layer_norm, shape.dense > 0)
     G, H, P = len(cell.gates), shape.hidden, shape.projected or shape.hidden
     lanes = vector_bytes() // shape.itemsize
     block = 2 * lanes

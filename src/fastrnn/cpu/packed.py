@@ -75,15 +75,6 @@ class Packed:
         self.normalised = weights.norm_ih is not None
         self.loop = build.load("loop", cell, self.normalised)
         self.rendering: Rendering = self.loop.CELL
-        if self.loop.READOUT and self.rendering.readout is None:
-            raise ValueError(
-                f"layer_norm: expected False, since the rendering of {cell.name!r} has no readout, got True"
-            )
-        if self.rendering.reads_h != cell.uses_h_prev:
-            raise ValueError(
-                f"cell: expected reads_h={cell.uses_h_prev} of the rendering of {cell.name!r}, as uses_h_prev of the "
-                f"cell, got {self.rendering.reads_h}"
-            )
         gates = len(cell.gates)
         hidden = weights.ih.shape[0] // gates
         self.diagonal = weights.hh.ndim == 1

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from fastrnn import peepholes
 from fastrnn.cells import Cell
+from fastrnn.cuda.refusal import refuse
 from fastrnn.recurrence import Loop, Shape
 
 
 def describe(cell: Cell, shape: Shape) -> Loop:
     """How one layer would run; see fastrnn.recurrence."""
-    peepholes.refuse(shape.dense > 0, "cuda")
+    refuse(cell, shape.layer_norm, shape.dense > 0)
     gated = cell.gated is not None
     products = 0 if shape.diagonal else 1 + gated + (shape.projected > 0)
     apart = shape.diagonal and shape.layer_norm  # a row must be whole before it is normalised

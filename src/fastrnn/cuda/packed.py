@@ -6,10 +6,9 @@ from typing import NamedTuple
 
 import cupy as xp
 
-from fastrnn import peepholes
 from fastrnn.arrays import Array
 from fastrnn.cells import Cell
-from fastrnn.cuda.source import reads_out
+from fastrnn.cuda.refusal import refuse
 from fastrnn.recurrence import Weights
 
 
@@ -92,19 +91,7 @@ class Packed(NamedTuple):
 
 def pack(cell: Cell, weights: Weights) -> Packed:
     """Bring the weights of one layer and direction into the form that the loop uses."""
-    peepholes.refuse(weights.ch is not None, "cuda")
-    if cell.cuda is None:
-        raise ValueError(
-            f"cell: expected one with a CUDA rendering on the backend 'cuda', got {cell.name!r}; "
-            "call it under fastrnn.use_backend('reference')"
-        )
-    if cell.separate and (cell.separate != cell.gates[-1:] or cell.gated):
-        raise ValueError(
-            "cell: expected no separate gate but the last, and none beside a gated product, on the backend 'cuda', "
-            f"got {', '.join(cell.separate)} of {cell.name!r}"
-        )
-    if weights.norm_c is not None and not reads_out(cell):
-        raise ValueError(f"layer_norm: expected False, since the struct of {cell.name!r} has no readout, got True")
+    refuse(cell, weights.norm_ih is not None, weights.ch is not None)
     gates = len(cell.gates)
     hidden = weights.ih.shape[0] // gates
     dtype, full = computed_in(weights.ih.dtype), weights.hh.ndim == 2

@@ -1,0 +1,28 @@
+"""What the CUDA backend refuses: the same for a call, for fastrnn.plan and for the table, which asks without CuPy."""
+
+from __future__ import annotations
+
+from fastrnn import peepholes
+from fastrnn.cells import Cell
+from fastrnn.cuda.source import reads_out
+
+
+def refuse(cell: Cell, layer_norm: bool, dense: bool) -> None:
+    """Say why there is no loop for this cell with these options.
+
+    Raises:
+        ValueError: there is none.
+    """
+    peepholes.refuse(dense, "cuda")
+    if cell.cuda is None:
+        raise ValueError(
+            f"cell: expected one with a CUDA rendering on the backend 'cuda', got {cell.name!r}; "
+            "call it under fastrnn.use_backend('reference')"
+        )
+    if cell.separate and (cell.separate != cell.gates[-1:] or cell.gated):
+        raise ValueError(
+            "cell: expected no separate gate but the last, and none beside a gated product, on the backend 'cuda', "
+            f"got {', '.join(cell.separate)} of {cell.name!r}"
+        )
+    if layer_norm and not reads_out(cell):
+        raise ValueError(f"layer_norm: expected False, since the struct of {cell.name!r} has no readout, got True")
