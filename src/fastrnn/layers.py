@@ -501,7 +501,7 @@ class LSTM(Recurrent[tuple[Array, Array]]):
         layer_norm: LN(a) = gain * (a - mean(a)) / sqrt(var(a) + 1e-5), over the row of all gates and units (of c, the
         units), with gains norm_ih_l0 and norm_hh_l0 [4H], norm_c_l0 [H] and, for c alone, the bias norm_c_bias_l0 [H],
         which does not go by `bias`; gains start at 1, the bias at 0. Peepholes and the cell state itself see c, not
-        LN(c). Keeps 8H numbers a step more for the backward pass, unless save is "recompute". Not on a GPU yet.
+        LN(c). Keeps 8H numbers a step more for the backward pass, unless save is "recompute".
         precision: fixed at this value in this version, others are refused by name.
 
     Raises:
