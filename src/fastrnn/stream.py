@@ -52,7 +52,12 @@ class Stream:
 
     @property
     def state(self) -> Any:
-        """A copy of the state, as the layer returns it: h [L, B, P]; for LSTM the pair (h, c)."""
+        """A copy of the state, as the layer returns it: h [L, B, P]; for LSTM the pair (h, c).
+
+        Raises:
+            RuntimeError: the stream is closed.
+        """
+        self._check_open("state")
         xp = module_of(self._device)
         with on(self._device):
             self._order.passed_on()
