@@ -347,6 +347,16 @@ def test_a_state_dict_must_be_whole_and_a_mapping() -> None:
     np.testing.assert_array_equal(layer.params["weight_ih_l0"] + 1, part["weight_ih_l0"])
 
 
+def test_a_pickle_of_a_gpu_layer_names_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    state = lstm().__getstate__()
+    state["arguments"] = {**state["arguments"], "device": "cuda:0"}
+    twin = fastrnn.LSTM.__new__(fastrnn.LSTM)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r"^device: 'cuda:0' needs CuPy: pip install fastrnn\[cuda12\]"):
+        twin.__setstate__(state)
+    assert not vars(twin)
+
+
 # Streams, threads, backends
 
 

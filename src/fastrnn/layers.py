@@ -183,6 +183,7 @@ class Recurrent(Generic[S]):
         return {"arguments": self._arguments, "params": params, "calls": self.calls}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        validation.device(state["arguments"]["device"])  # the one that it was pickled on may not be here
         self._configure(state["arguments"])
         self.calls = state["calls"]
         self._adopt({name: value.copy() for name, value in state["params"].items()})
