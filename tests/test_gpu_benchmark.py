@@ -3,6 +3,7 @@
 import ctypes
 import importlib.metadata
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -197,10 +198,13 @@ def test_tools_that_could_find_nothing_are_not_run() -> None:
 
 
 def test_the_selections_of_the_check_are_all_tests_and_disjoint() -> None:
+    """On a machine whose pytest has no plugins; and none of its tests is left to a nightly run."""
+    bare = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+
     def selected(expression: str) -> set[str]:
         arguments = [*check.command(expression, "unused.xml"), "--collect-only"]
         arguments.remove("--junitxml=unused.xml")
-        output = subprocess.run(arguments, capture_output=True, text=True, cwd=ROOT).stdout
+        output = subprocess.run(arguments, capture_output=True, text=True, cwd=ROOT, env=bare).stdout
         return {line.partition("::")[2] for line in output.splitlines() if "::" in line}
 
     everything, marks = selected("test"), [f"{mark}-" for mark in check.DTYPES.values()]
@@ -211,6 +215,28 @@ def test_the_selections_of_the_check_are_all_tests_and_disjoint() -> None:
     assert all(parts)
     assert sum(map(len, parts)) + len(rest) == len(everything)
     assert {name for name in rest if "test_small_cases" in name}
+
+
+def test_the_check_names_what_its_tests_lack(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert check.missing() == []
+    monkeypatch.setattr(check, "NEEDED", ("pytest", "no_such_package", "nor_this"))
+    for row in (lambda: check.tests("test"), lambda: check.sanitizer("memcheck")):
+        with pytest.raises(RuntimeError, match="the tests need no_such_package, nor_this, which"):
+            row()
+
+
+def test_the_check_runs_in_one_process_and_is_strict(tmp_path: Path) -> None:
+    """Also with pytest-xdist, which this environment has."""
+    test, report = tmp_path / "test_it.py", tmp_path / "report.xml"
+    test.write_text(
+        "def test_it(pytestconfig):\n"
+        '    assert not pytestconfig.pluginmanager.hasplugin("xdist")\n'
+        "    assert pytestconfig.option.strict_markers\n"
+        "    assert pytestconfig.option.strict_config\n"
+    )
+    *arguments, _ = check.command("test", str(report))
+    subprocess.run([*arguments, str(test), "-c", "pyproject.toml"], cwd=ROOT, capture_output=True)
+    assert check.counts(report.read_text())["passed"] == 1
 
 
 def test_the_summary_has_ratios_errors_and_barriers(tmp_path: Path) -> None:

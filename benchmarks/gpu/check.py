@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import subprocess
 import sys
@@ -20,6 +21,7 @@ DTYPES = {"float32": "cuda-f32", "float64": "cuda-f64", "float16": "cuda-f16", "
 # memory of the device, which no tool finds, are looked for by csrc/host.
 TOOLS = {"memcheck": "", "initcheck": "", "racecheck": r"__shared__|dynamic_shared", "synccheck": r"__sync|_sync\("}
 SECONDS = 400
+NEEDED = ("pytest", "hypothesis", "numba", "ml_dtypes")  # by the tests, besides what the other sections need
 
 
 def run(record: Record) -> None:
@@ -37,11 +39,20 @@ def tools(code: str) -> list[str]:
 
 
 def command(expression: str, report: str) -> list[str]:
-    """The command of a part of the tests; what other versions of the libraries warn of is not the question."""
+    """The command of a part of the tests; what other versions of the libraries warn of is not the question.
+
+    In one process whether pytest-xdist is there or not: many would share the GPU, and compute-sanitizer slows each.
+    """
     return [
-        sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "default", "-k", expression,
-        f"--junitxml={report}", str(ROOT / "tests" / "test_gpu.py"),
+        sys.executable, "-m", "pytest", "-q", "-o", "addopts=--strict-config --strict-markers", "-p", "no:xdist", "-p",
+        "no:cacheprovider", "-W", "default", "-k", expression, f"--junitxml={report}",
+        str(ROOT / "tests" / "test_gpu.py"),
     ]  # fmt: skip
+
+
+def missing() -> list[str]:
+    """What the tests need and this machine lacks."""
+    return [name for name in NEEDED if importlib.util.find_spec(name) is None]
 
 
 def tests(expression: str) -> dict[str, Any]:
@@ -93,5 +104,7 @@ def findings(output: str) -> int:
 
 
 def _output(command: list[str]) -> str:
+    if lacking := missing():
+        raise RuntimeError(f"the tests need {', '.join(lacking)}, which Python does not find here")
     done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, cwd=ROOT)
     return done.stdout + done.stderr
