@@ -118,24 +118,54 @@ def test_16_bit_types_agree_with_the_reference(case: Case, cupy: ModuleType) -> 
     ],
     ids=str,
 )
-@pytest.mark.usefixtures("whole_vectors")
-def test_whole_vectors_have_the_bits_of_single_elements(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whole_vectors_have_the_bits_of_single_elements(case: Case, cupy: ModuleType) -> None:
+    in_both_widths(replace(case, strided=False, batch_first=False))
+
+
+def in_both_widths(case: Case) -> tuple[Problem, dict[str, np.ndarray], set[Any]]:
+    """Assert the same bits in both; return the results, and the variants whose kernels have run both ways in time."""
     from fastrnn.cuda import kernels, places
 
-    loaded: list[int] = []
-    load = kernels._load
-    monkeypatch.setattr(kernels, "_load", lambda variant, device: loaded.append(variant.width) or load(variant, device))
-    case = replace(case, strided=False, batch_first=False)
+    loaded, results, variants, load = list[Any](), list[dict[str, np.ndarray]](), set[Any](), kernels._load
     problem, layer = draw(case), make_layer(case, device="cuda:0")
-    got = evaluate_on_device(case, problem, layer)
-    assert min(loaded) > 1
-    monkeypatch.setattr(kernels, "WIDE_ELEMENTS", 1 << 18)
-    places.forget()  # which remember the width that they were run with
-    loaded.clear()
-    want = evaluate_on_device(case, problem, layer)
-    assert max(loaded) == 1
-    for name, value in want.items():
-        assert_same_bits(name, got[name], value)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernels, "_load", lambda variant, device: loaded.append(variant) or load(variant, device))
+        for elements, width in ((1, kernels.source.widths(case.dtype)[1]), (1 << 18, 1)):
+            patch.setattr(kernels, "WIDE_ELEMENTS", elements)
+            places.forget()  # which remember the width that they were run with
+            loaded.clear()
+            cupy_standin.launches.clear()
+            results.append(evaluate_on_device(case, problem, layer))
+            assert {variant.width for variant in loaded} == {width}
+            assert {"step_forward", "step_backward"} <= set(cupy_standin.launches)
+            variants |= set(loaded)
+    for name, value in results[1].items():
+        assert_same_bits(name, results[0][name], value)
+    return problem, results[0], variants
+
+
+KINDS: list[dict[str, Any]] = [{}, REGULARISED, {"layer_norm": True}]  # of variants
+
+
+@pytest.mark.parametrize("dtype", ALL_DTYPES)
+@pytest.mark.parametrize("cell", [name for name, cell in CELLS.items() if cell.cuda])
+def test_every_variant_agrees_with_the_reference(cell: str, dtype: str, cupy: ModuleType) -> None:
+    """In small sizes; the variants that there are, all of a cell and dtype, are those that were run."""
+    from fastrnn.cuda import source
+
+    run = set[Any]()
+    for options in KINDS:
+        case = Case(cell, "cuda", dtype, T=3, B=2, I=3, H=16, lengths="full", reset="random", **options)
+        problem, got, variants = in_both_widths(case)
+        assert_results(case, problem, got, expected(case, problem))
+        run |= variants
+    assert run == {variant for variant in source.variants() if (variant.cell, variant.dtype) == (cell, dtype)}
+
+
+def test_the_dtypes_of_the_variants_are_those_that_are_tested(cupy: ModuleType) -> None:
+    from fastrnn.cuda import source
+
+    assert {variant.dtype for variant in source.variants()} == set(ALL_DTYPES)
 
 
 @pytest.mark.usefixtures("whole_vectors")
