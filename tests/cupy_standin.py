@@ -474,6 +474,7 @@ class Device:
 
     compute_capability = "90"
     cublas_handle = 1
+    mem_info = 70 << 30, 80 << 30  # free, all
 
     def __init__(self, device: int = 0) -> None:
         assert device == 0

@@ -3,6 +3,7 @@
 The stand-in's capture records addresses without keeping their memory; see cupy_standin.
 """
 
+import re
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -100,6 +101,12 @@ def test_passes_that_are_needed_keep_their_memory(cupy: ModuleType) -> None:
         layer.forward(problem.x, problem.state)  # in memory that has been given back
 
 
+def waiting_bytes() -> int:
+    from fastrnn.cuda import places
+
+    return sum(place.bytes for of_shape in places._waiting.values() for place in of_shape)
+
+
 def test_memory_for_replays_is_bounded(cupy: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     from fastrnn.cuda import places
 
@@ -113,16 +120,38 @@ def test_memory_for_replays_is_bounded(cupy: ModuleType, monkeypatch: pytest.Mon
 
     assert run(5) == 2
     place = places._returned[-1][1]
-    monkeypatch.setattr(places, "MOST_BYTES", place.bytes - 1)
+    monkeypatch.setattr(places, "memory", lambda device: (place.bytes - 1) / places.ONE_PLACE)
     assert run(5) == 0
-    monkeypatch.setattr(places, "MOST_BYTES", 2 * place.bytes)
+    monkeypatch.setattr(places, "ONE_PLACE", 1)
+    monkeypatch.setattr(places, "memory", lambda device: 2.5 * place.bytes / places.ALL_WAITING)
     for T in (5, 6, 7, 8, 9):
-        run(T)
-        assert sum(one.bytes for of_shape in places._waiting.values() for one in of_shape) <= 2 * place.bytes
+        assert run(T) >= 2
+        assert waiting_bytes() <= 2.5 * place.bytes
+    assert waiting_bytes() > 0
     monkeypatch.setattr(places, "MOST_SHAPES", 3)
     for T in range(5, 15):
         run(T)
         assert len(places._waiting) <= 3
+
+
+def test_of_the_places_of_a_shape_those_that_fit_are_kept(cupy: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three layers of one size have three places at a time; with room for two of them, two are replayed."""
+    from fastrnn.cuda import places
+
+    case = Case("gru", "cuda", I=5, num_layers=3)
+    layer, problem = make_layer(case, device="cuda:0"), on_device(draw(case))
+
+    def replayed() -> int:
+        for _ in range(5):
+            cupy_standin.replays.clear()
+            layer.forward(problem.x, problem.state).backward(problem.d_output, problem.d_state)
+        return len(cupy_standin.replays) // 2  # of forward and backward
+
+    assert replayed() == 3
+    bytes_ = places._returned[-1][1].bytes
+    monkeypatch.setattr(places, "ONE_PLACE", 1)
+    monkeypatch.setattr(places, "memory", lambda device: 2.5 * bytes_ / places.ALL_WAITING)
+    assert replayed() == 2
 
 
 @pytest.mark.parametrize(
@@ -132,22 +161,83 @@ def test_memory_for_replays_is_bounded(cupy: ModuleType, monkeypatch: pytest.Mon
 )
 @pytest.mark.parametrize("cell", CELLS)
 def test_the_memory_of_a_place_is_counted(cell: str, options: Any, cupy: ModuleType) -> None:
-    """All but what has one step's size: weights, workspace, what both loops write."""
+    """All but what has one step's size: weights, workspace, what both loops write; also of a pass that saves nothing.
+
+    The sizes that `fastrnn.plan` knows give the same count.
+    """
     from fastrnn.cuda import places
 
     case = Case(cell, "cuda", "float32", T=5, B=3, H=64, **options)
     layer, problem = make_layer(case, device="cuda:0"), on_device(draw(case))
-    for _ in range(2):
-        backward = layer.forward(problem.x, problem.state, training=case.training).backward
-        backward(problem.d_output, problem.d_state, problem.d_cells)
-    del backward
-    place = places._returned[-1][1]
-    [(written, _)] = place._backward.values()
-    of_loops = [*place.states[:-1], *(place.states.norm or ()), *place.scratch, *written[:2], *written.d]
-    arrays = [*of_loops, place.run.y.array, *places._looped(place.run)]
-    over_time = {id(a): a for a in arrays if a is not None and a.shape[0] >= case.T}
-    lasting = [*over_time.values(), place._workspace, *(a for a in place.packed.looped if a is not None)]
-    assert sum(a.nbytes for a in lasting) <= place.bytes
+    for save in (True, False):
+        for _ in range(2):
+            if save:
+                backward = layer.forward(problem.x, problem.state, training=case.training).backward
+                backward(problem.d_output, problem.d_state, problem.d_cells)
+                del backward
+            else:
+                layer(problem.x, problem.state)
+        place = places._returned[-1][1]
+        written = [a for mine, _ in place._backward.values() for a in (*mine[:2], *mine.d)]
+        assert bool(written) == save
+        of_loops = [*place.states[:-1], *(place.states.norm or ()), *place.scratch, *written]
+        arrays = [*of_loops, place.run.y.array, *places._looped(place.run)]
+        over_time = {id(a): a for a in arrays if a is not None and a.shape[0] >= case.T}
+        lasting = [*over_time.values(), place._workspace, *(a for a in place.packed.looped if a is not None)]
+        assert sum(a.nbytes for a in lasting) <= place.bytes
+        planned = fastrnn.plan(layer, case.T, case.B, training=save and case.training).shape
+        assert place.bytes == places.needed(CELLS[cell], planned._replace(train=save))
+
+
+LARGE = Case("lstm", "cuda", "float32", T=200, B=64, I=1024, H=1024)
+
+
+@pytest.mark.parametrize(
+    ("case", "gib", "training", "told"),
+    [
+        (LARGE, 80, True, ""), (LARGE, 80, False, ""), (LARGE, 8, False, ""),
+        (LARGE, 8, True, r"a graph's own memory would be 1\.\d+ GiB, of at most 1 on this device"),
+        (LARGE, 2, False, r"a graph's own memory would be 0\.\d+ GiB, of at most 0\.25 on this device"),
+        (replace(LARGE, B=1), 2, True, ""), (replace(LARGE, T=3), 80, False, "fewer than 4 steps"),
+        (replace(LARGE, save="recompute"), 8, True, ""),  # segments of 15 steps
+        (replace(LARGE, save="recompute", T=9), 80, True, "fewer than 4 steps"),  # of 3
+    ],
+    ids=str,
+)  # fmt: skip
+def test_which_shapes_are_replayed(
+    case: Case, gib: int, training: bool, told: str, cupy: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fastrnn.cuda import places
+
+    monkeypatch.setattr(places, "memory", lambda device: gib << 30)
+    layer = make_layer(case, device="cuda:0")
+    explained = fastrnn.plan(layer, case.T, case.B, training=training).explain()
+    kind = "segment" if case.save == "recompute" and training else "pass"
+    replayed = f"launched in the first {kind} of a shape, replayed as one CUDA graph from the third"
+    assert re.search(f"each {kind} launched kernel by kernel: {told}\n" if told else replayed, explained)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_explain_tells_what_a_pass_does(training: bool, cupy: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With memory for a place that keeps nothing for a backward pass, and none for one that does."""
+    from fastrnn.cuda import places
+
+    for cell in ("lstm", "gru"):
+        case = Case(cell, "cuda", "float32", T=6, B=4, H=64)
+        layer, problem = make_layer(case, device="cuda:0"), on_device(draw(case))
+        shape = fastrnn.plan(layer, case.T, case.B).shape
+        less, more = (places.needed(CELLS[cell], shape._replace(train=save)) for save in (False, True))
+        for limit in (less - 1, (less + more) // 2, more):
+            monkeypatch.setattr(places, "memory", lambda device: limit / places.ONE_PLACE)  # noqa: B023
+            cupy_standin.replays.clear()
+            for _ in range(3):
+                layer.forward(problem.x) if training else layer(problem.x)
+            explained = fastrnn.plan(layer, case.T, case.B, training=training).explain()
+            assert (
+                ("CUDA graph from the third" in explained)
+                == bool(cupy_standin.replays)
+                == (limit >= (more if training else less))
+            )
 
 
 def test_a_stream_is_replayed_and_may_be_captured(cupy: ModuleType) -> None:

@@ -8,7 +8,7 @@ from operator import add
 from typing import Any
 
 from fastrnn import backends, recompute, roofline, validation
-from fastrnn.arrays import describe
+from fastrnn.arrays import describe, on
 from fastrnn.cells import Cell
 from fastrnn.layers import Recurrent
 from fastrnn.recurrence import Loop, Shape
@@ -121,11 +121,15 @@ def plan(layer: Recurrent[Any], steps: int, batch: int = 1, *, lengths: Any = No
         steps=steps, batch=batch, rows=steps * batch if given is None else int(given.sum()),
         longest=steps if given is None else int(given.max()), inputs=layer.input_size, hidden=network.hidden_size,
         projected=network.proj_size, dtype=layer.dtype, train=training, diagonal=layer._is_diagonal,
-        layer_norm=layer.layer_norm, dense=layer._dense,
+        layer_norm=layer.layer_norm, dense=layer._dense, zoneout=any(network.zoneout),
+        recurrent_dropout=training and network.recurrent_dropout > 0,
+        segment=recompute.segment(steps) if training and network.recompute else 0,
     )  # fmt: skip
     shapes = [whole, *[whole._replace(inputs=directions * network.output_size)] * (network.num_layers - 1)]
+    with on(layer.device):
+        loops = tuple(backend.describe(cell, shape) for shape in shapes)
     return Plan(
-        repr(layer), whole, name, directions, tuple(backend.describe(cell, shape) for shape in shapes),
+        repr(layer), whole, name, directions, loops,
         reduce(add, [_work(cell, shape) for shape in shapes for _ in range(directions)]),
         tuple(_outside(network, whole, given is not None)),
     )  # fmt: skip
@@ -152,7 +156,6 @@ def _outside(network: Network, shape: Shape, ragged: bool) -> list[str]:
         found.append(f"zoneout: a mask of {elements} elements for {' and one for '.join(held)}, drawn before the loop")
     if shape.train and network.recurrent_dropout:
         found.append(f"recurrent dropout: a mask of {shape.batch} rows drawn before the loop")
-    if shape.train and network.recompute:
-        length = recompute.segment(shape.steps)
-        found.append(f'save="recompute": one more forward pass, in segments of {length} steps')
+    if shape.segment:
+        found.append(f'save="recompute": one more forward pass, in segments of {shape.segment} steps')
     return found

@@ -121,6 +121,9 @@ class Shape(NamedTuple):
     diagonal: bool  # U is a vector a gate
     layer_norm: bool = False
     dense: int = 0  # gates that see c through a matrix
+    zoneout: bool = False
+    recurrent_dropout: bool = False  # in training
+    segment: int = 0  # steps that are run at once; 0 stands for all
 
     @property
     def itemsize(self) -> int:

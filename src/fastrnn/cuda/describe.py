@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fastrnn.cells import Cell
+from fastrnn.cuda import places
 from fastrnn.cuda.refusal import refuse
 from fastrnn.recurrence import Loop, Shape
 
@@ -21,10 +22,19 @@ def describe(cell: Cell, shape: Shape) -> Loop:
     stages = [
         "input product of all steps by cuBLAS" + (", then mean and scale of its rows" if shape.layer_norm else ""),
         f"per step {before}the gates and all options in {fused}",
-        "launched in the first call of a shape, replayed as one CUDA graph from the third",
+        _graphs(cell, shape),
     ]
     if shape.train:
         loop, after = (", dU in the loop", "dW and dx") if shape.diagonal else ("", "dW, dU and dx")
         stages.append(f"backward: the same turned round{loop}, then {after} by cuBLAS over all steps")
     kernel = f"step.cuh for `{cell.name}`" + (", normalised" if shape.layer_norm else "")
     return Loop(kernel, False, 1, "the step plan, which serves every shape", tuple(stages))
+
+
+def _graphs(cell: Cell, shape: Shape) -> str:
+    """Whether and when a graph is replayed; segments, shorter than the call, are passes of their own."""
+    of, steps = ("segment", shape.segment) if shape.segment else ("pass", shape.steps)
+    reason = places.why_not(cell, shape._replace(steps=steps))
+    if reason:
+        return f"each {of} launched kernel by kernel: {reason}"
+    return f"launched in the first {of} of a shape, replayed as one CUDA graph from the third"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from collections import OrderedDict, deque
 from collections.abc import Hashable
-from functools import partial
+from functools import cache, partial
 from threading import Lock, get_ident
 
 import cupy as xp
@@ -18,11 +18,14 @@ from fastrnn.cuda.forward import Saved, allocate, forward_steps, scratch
 from fastrnn.cuda.graphs import Replayed
 from fastrnn.cuda.packed import Packed
 from fastrnn.cuda.products import workspace, workspace_bytes
-from fastrnn.cuda.source import item_bytes
-from fastrnn.recurrence import Columns, Given, Run, Zone
+from fastrnn.recurrence import Columns, Given, Run, Shape, Zone
 
 FEWEST_STEPS = 4  # a shorter loop is not worth the copies. Not yet measured.
-MOST_BYTES = 1 << 30  # of one place, and of all that wait. Not yet measured.
+# Shares of the device's memory. A launched pass needs about as much as a place while it runs; what a place takes from
+# others it takes while it waits. So the places of a training step (one for each layer and direction) may wait together
+# as long as three quarters are left to everything else, and none is more than half of them. Not yet measured.
+ONE_PLACE = 1 / 8
+ALL_WAITING = 1 / 4
 MOST_SHAPES = 64  # that are remembered
 
 
@@ -31,7 +34,7 @@ class Place:
 
     def __init__(self, cell: Cell, packed: Packed, run: Run, save: bool) -> None:
         steps, batch = run.x.shape[:2]
-        self.bytes = _bytes(cell, packed, run)
+        self.bytes, self.device = needed(cell, _shape(packed, run, save)), xp.cuda.Device().id
         self._cell, self.packed, self._copied = cell, packed.copy(), packed.looped
         self.states = states = allocate(cell, packed, run, save)
         self.scratch = scratch(packed, steps, batch, states.norm)
@@ -98,18 +101,19 @@ _lock = Lock()
 def take(cell: Cell, packed: Packed, run: Run, save: bool) -> tuple[Hashable, Place] | None:
     """Return a place of the right shape; None for the first pass of a shape, and where nothing is to be replayed."""
     steps, batch = run.x.shape[:2]
-    if steps < FEWEST_STEPS or batch == 0 or _bytes(cell, packed, run) > MOST_BYTES:
+    if batch == 0 or why_not(cell, _shape(packed, run, save)):
         return None
+    device = xp.cuda.Device().id
     key = (
         cell.name, packed.dtype, steps, batch, packed.hidden, packed.output, packed.hr is None, packed.bias is None,
         packed.diagonal is None, packed.gains is None, *(None if a is None else a.shape for a in _looped(run)),
-        run.reverse, save, xp.cuda.Device().id, xp.cuda.get_current_stream().ptr, get_ident(),
+        run.reverse, save, device, xp.cuda.get_current_stream().ptr, get_ident(),
     )  # fmt: skip
     with _lock:
         known = key in _waiting
         _waiting.setdefault(key, [])
         _waiting.move_to_end(key)
-        _put_away()
+        _put_away(device)
         if not known:
             return None
         if places := _waiting.get(key):
@@ -138,13 +142,20 @@ def forget() -> None:
         _waiting.clear()
 
 
-def _put_away() -> None:
-    """Keep what was given back, and forget the shapes that were used least recently, down to the limits."""
+def _put_away(device: int) -> None:
+    """Keep what was given back, but forget what was used least recently, down to the limits."""
     while _returned:
         key, place = _returned.popleft()
         _waiting.setdefault(key, []).append(place)
-    while len(_waiting) > MOST_SHAPES or sum(p.bytes for places in _waiting.values() for p in places) > MOST_BYTES:
+    while len(_waiting) > MOST_SHAPES:
         _waiting.popitem(last=False)
+    here = [(places, place) for places in _waiting.values() for place in places if place.device == device]
+    held = sum(place.bytes for _, place in here)
+    for places, place in here:
+        if held <= ALL_WAITING * memory(device):
+            break
+        places.remove(place)
+        held -= place.bytes
 
 
 def _looped(run: Run) -> tuple[Array | None, ...]:
@@ -152,13 +163,43 @@ def _looped(run: Run) -> tuple[Array | None, ...]:
     return run.lengths, run.clear, run.keep, *(run.zone or (None, None))
 
 
-def _bytes(cell: Cell, packed: Packed, run: Run) -> int:
-    """About how much memory a place needs: the workspace, copies of weights, and what has an entry for every step."""
-    weights = sum(a.nbytes for a in packed.looped if a is not None)
-    a_unit = 3 * packed.gates + cell.saved + 4 * cell.cell_state + (packed.hr is not None) + (cell.gated is not None)
-    a_unit += (2 + 3 * cell.cell_state) * (run.zone is not None)  # the masks, and what the cell made
-    normalised = packed.gains is not None
-    a_unit += 2 * packed.gates * normalised  # the recurrent products and their gradients
-    a_row = a_unit * packed.hidden + (4 + (run.keep is not None)) * packed.output + 16 * normalised  # moments
-    over_time = int(run.x.shape[0]) * int(run.x.shape[1]) * a_row * item_bytes(packed.dtype)
-    return workspace_bytes() + weights + over_time
+def _shape(packed: Packed, run: Run, save: bool) -> Shape:
+    """What a pass needs memory for; `train` stands for all that is kept for a backward pass."""
+    steps, batch, inputs = map(int, run.x.shape)
+    return Shape(
+        steps, batch, steps * batch, steps, inputs, packed.hidden, 0 if packed.hr is None else packed.output,
+        packed.dtype, save, packed.diagonal is not None, packed.gains is not None, zoneout=run.zone is not None,
+        recurrent_dropout=run.keep is not None,
+    )  # fmt: skip
+
+
+def why_not(cell: Cell, shape: Shape) -> str:
+    """Why passes of a shape are launched kernel by kernel each time; empty where they are replayed."""
+    if shape.steps < FEWEST_STEPS:
+        return f"fewer than {FEWEST_STEPS} steps"
+    bytes_, most = needed(cell, shape), ONE_PLACE * memory(xp.cuda.Device().id)
+    if bytes_ > most:
+        return f"a graph's own memory would be {bytes_ / 2**30:.3g} GiB, of at most {most / 2**30:.3g} on this device"
+    return ""
+
+
+def needed(cell: Cell, shape: Shape) -> int:
+    """About how many bytes a place needs: the workspace, copies of weights, and what has an entry for every step."""
+    gates, c, zone, norm = len(cell.gates), cell.cell_state, shape.zoneout, shape.layer_norm
+    output, projected = shape.projected or shape.hidden, shape.projected > 0
+    compute = max(4, shape.itemsize)  # bytes of a register
+    matrices = shape.hidden * (output * (0 if shape.diagonal else gates) + shape.projected)
+    vectors = shape.hidden * (gates * (1 + shape.diagonal + 2 * norm) + 1 + cell.unit_parameters + 2 * norm)
+    a_unit, a_state = gates + zone * (1 + c), 1  # products of the input, masks; y
+    if shape.train:
+        a_unit += 2 * gates + cell.saved + 4 * c + projected + (cell.gated is not None) + zone * (1 + 2 * c)
+        a_unit += 2 * gates * norm  # the recurrent products and their gradients
+        a_state += 3 + shape.recurrent_dropout
+    a_row = (a_unit * shape.hidden + a_state * output) * shape.itemsize + 8 * norm * compute  # means and scales
+    return workspace_bytes() + matrices * shape.itemsize + vectors * compute + shape.steps * shape.batch * a_row
+
+
+@cache
+def memory(device: int) -> int:
+    """Bytes of memory that a device has."""
+    return int(xp.cuda.Device(device).mem_info[1])
