@@ -118,6 +118,10 @@ def _method(name: str) -> Callable[..., Any]:
     in_place = name == "fill" or (name.startswith("__i") and name != "__invert__")
 
     def method(self: ndarray, *args: Any, **kwargs: Any) -> Any:
+        if name == "__matmul__" and self.itemsize == 2:
+            return matmul(self, *args)
+        if name == "sum" and self.itemsize == 2 and "dtype" not in kwargs:
+            return method(self, *args, dtype=np.float32, **kwargs).astype(self.dtype)  # as CuPy does
         if not moves_nothing:
             _uses((self._host,), (self._host,) if in_place else ())
         return _wrap(getattr(self._host, name)(*map(_plain, args), **{k: _plain(v) for k, v in kwargs.items()}))
@@ -187,6 +191,7 @@ def _wait_for_mask(index: Any) -> None:
 
 
 def where(condition: ndarray, x: Any, y: Any) -> ndarray:
+    assert isinstance(condition, ndarray), "CuPy takes no number for a condition"
     dtypes = [value.dtype.name for value in (x, y) if hasattr(value, "dtype")]
     assert "bfloat16" not in dtypes, "CuPy selects no bfloat16"
     return _wrap(np.where(*map(_plain, (condition, x, y))))

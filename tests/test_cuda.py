@@ -356,6 +356,10 @@ def test_the_standin_is_as_strict_as_cupy(cupy: ModuleType) -> None:
     for mixed in (lambda: a + np.ones(3, "float32"), lambda: np.add(a, 1), lambda: np.asarray(a)):
         with pytest.raises(TypeError):
             mixed()
+    with pytest.raises(AssertionError, match="no number for a condition"):
+        cupy.where(True, a, a)
+    with pytest.raises(AssertionError, match="only matrices"):
+        cupy.zeros((2, 2, 2), "bfloat16") @ cupy.zeros((2, 2), "bfloat16")
     with pytest.raises(AssertionError, match="selects no bfloat16"):
         cupy.where(mask, 0, b)
     with pytest.raises(AssertionError, match="only matrices"):
@@ -535,8 +539,19 @@ def test_a_mask_on_the_recurrent_weights_moves_with_the_layer(dtype: str, cupy: 
         np.testing.assert_array_equal(array._host != 0, np.tile(mask, (3, 1)))
 
 
-def test_the_reference_runs_on_the_gpus_arrays(cupy: ModuleType) -> None:
-    case = Case("lstm", "reference", lengths="random", reset="random", bidirectional=True)
+@pytest.mark.parametrize("dtype", ALL_DTYPES)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"cell": "lstm"}, {"cell": "lstm", "dense": True}, {"cell": "lstm", **REGULARISED, "proj_size": 3},
+        {"cell": "gru", "recurrent": "diagonal"}, {"cell": "gru_reset_before"}, {"cell": "rnn_relu", "num_layers": 2},
+        {"cell": "lstm", "lengths": "none", "reset": "none"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_the_reference_runs_on_the_gpus_arrays(options: Any, dtype: str, cupy: ModuleType) -> None:
+    ragged = {"lengths": "random", "reset": "random", "bidirectional": True, "batch_first": True}
+    case = Case(backend="reference", dtype=dtype, **{**ragged, **options})
     problem = draw(case)
     got = evaluate(make_layer(case, device="cuda:0"), case, on_device(problem))
     assert_results(case, problem, {name: value._host for name, value in got.items()}, expected(case, problem))

@@ -162,12 +162,19 @@ def to_device(array: Any, device: str) -> Array:
 
 
 def zeroed(a: Array, where: Array) -> Array:
-    """Return a copy with zeros where the mask is set, whatever stands there.
+    """Return a copy with zeros where the mask is set, whatever stands there."""
+    return select(where, 0, a)
+
+
+def select(where: Array | bool, x: Any, y: Any) -> Array:
+    """Return x where the mask is set and y elsewhere: arrays of one dtype, or one of them 0; for a mask of True, x.
 
     Bits are selected: an assignment to a mask's elements would wait for the GPU, and CuPy selects no bfloat16.
     """
-    xp = array_module(a)
+    array = y if isinstance(x, int) else x
+    if where is True:
+        return array  # type: ignore[no-any-return]
+    xp, bits = array_module(array), np.dtype(f"u{array.itemsize}")
     assert xp is not None, "an array of a layer"
-    bits = a.view(f"u{a.itemsize}")
-    copy: Array = xp.where(where, bits.dtype.type(0), bits).view(a.dtype)
-    return copy
+    chosen: Array = xp.where(where, *(bits.type(0) if isinstance(v, int) else v.view(bits) for v in (x, y)))
+    return chosen.view(array.dtype)

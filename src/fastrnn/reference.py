@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from fastrnn import peepholes, philox
-from fastrnn.arrays import Array, array_module
+from fastrnn.arrays import Array, array_module, select
 from fastrnn.cells import Cell
 from fastrnn.normalisation import Rows, normalise, normalise_backward
 from fastrnn.recurrence import Columns, Final, Given, Initial, Loop, Run, Shape, Weights, Zone
@@ -51,10 +51,16 @@ class Product(NamedTuple):
         return Product(*(None if part is None else part[first:last] for part in self))  # type: ignore[arg-type]
 
 
+def _multiply(a: Array, w: Array) -> Array:
+    """Multiply a [..., K] by w [K, N], as two matrices: stacks of them in bfloat16 are too much for CuPy."""
+    rows: Array = a.reshape(math.prod(a.shape[:-1]), a.shape[-1]) @ w
+    return rows.reshape(*a.shape[:-1], w.shape[1])
+
+
 def _gates(xp: ModuleType, a: Array, p: Product, hidden: int) -> tuple[Array, list[Rows]]:
     """a [..., K] times w transposed, normalised, plus bias, as [..., n, H]; and the normalised rows, if there are."""
     n, rows = p.w.shape[0] // hidden, list[Rows]()
-    product = (a @ p.w.T if p.w.ndim == 2 else xp.tile(a, n) * p.w).reshape(*a.shape[:-1], n, hidden)
+    product = (_multiply(a, p.w.T) if p.w.ndim == 2 else xp.tile(a, n) * p.w).reshape(*a.shape[:-1], n, hidden)
     if p.gain is not None:
         rows.append(normalise(xp, product, BOTH))
         product = rows[0].hat * p.gain.reshape(n, hidden)
@@ -138,14 +144,14 @@ def recur_forward(cell: Cell, packed: Weights, run: Run, save: bool) -> Final:
     """Run the recurrence step by step; see fastrnn.recurrence."""
     xp, w, valid = _module(run.x), packed, _valid(_module(run.x), run)
     hidden = w.ih.shape[0] // len(cell.gates)
-    x = run.x if valid is None else xp.where(valid, run.x, 0)
+    x = run.x if valid is None else select(valid, run.x, 0)
     ax, norm_x = _gates(xp, x, Product(w.ih, w.b_ih, w.norm_ih), hidden)
     h, c = run.h0, run.c0
     kept = _empty_saved(xp, cell, run, hidden, norm_x) if save else None
     for t in run.steps():
         if run.clear is not None:
-            h = xp.where(run.clear[t][:, None], 0, h)
-            c = None if c is None else xp.where(run.clear[t][:, None], 0, c)
+            h = select(run.clear[t][:, None], 0, h)
+            c = None if c is None else select(run.clear[t][:, None], 0, c)
         ah, s, norm_h = _recurrent(xp, cell, w, ax[t], h, _keep_factors(run))
         step = peepholes.forward(xp, cell, w.ch, ax[t], ah, h, c, w.p)
         norm_c = None
@@ -157,20 +163,19 @@ def recur_forward(cell: Cell, packed: Weights, run: Run, save: bool) -> Final:
         h_new = _mixed(share_h, h, step.h) if w.hr is None else step.h @ w.hr.T
         here = True if valid is None else valid[t]
         if kept is not None:
-            _keep(xp, kept, t, here, (h, c, step.h, step.c, c_new, s))
+            _keep(kept, t, here, (h, c, step.h, step.c, c_new, s))
             kept.gates[t] = step.saved
-            _keep_rows(xp, kept, t, here, norm_h, norm_c)
-        run.y.view[t] = xp.where(here, h_new, 0)
-        h = xp.where(here, h_new, h)
-        c = None if c is None else xp.where(here, c_new, c)
+            _keep_rows(kept, t, here, norm_h, norm_c)
+        run.y.view[t] = select(here, h_new, 0)
+        h = select(here, h_new, h)
+        c = None if c is None else select(here, c_new, c)
     return Final(h, c, kept)
 
 
 def cells(cell: Cell, packed: Weights, run: Run, saved: Saved) -> Array:
     """c after every step [T, B, H], zero past the end."""
-    xp, valid = _module(run.x), _valid(_module(run.x), run)
-    result: Array = saved.c_kept.copy() if valid is None else xp.where(valid, saved.c_kept, 0)
-    return result
+    valid = _valid(_module(run.x), run)
+    return saved.c_kept.copy() if valid is None else select(valid, saved.c_kept, 0)
 
 
 def random_words(xp: ModuleType, seed: int, counter: tuple[int, int, int], count: int) -> Array:
@@ -235,28 +240,26 @@ def _empty_rows(xp: ModuleType, cell: Cell, norm_x: list[Rows]) -> tuple[Rows | 
     return norm_x[0], norm_h, of_c
 
 
-def _keep(xp: ModuleType, kept: Saved, t: int, here: Array | bool, values: tuple[Array | None, ...]) -> None:
+def _keep(kept: Saved, t: int, here: Array | bool, values: tuple[Array | None, ...]) -> None:
     """Zeros where the step does not exist: a NaN there must not reach a sum over T*B as 0 * NaN."""
     into = (kept.h_prev, kept.c_prev, kept.h, kept.c, kept.c_kept, kept.gated)
     for array, value in zip(into, values, strict=True):
         if array.size:
-            array[t] = xp.where(here, value, 0)
+            array[t] = select(here, value, 0)
 
 
-def _keep_rows(
-    xp: ModuleType, kept: Saved, t: int, here: Array | bool, norm_h: list[Rows], norm_c: Rows | None
-) -> None:
+def _keep_rows(kept: Saved, t: int, here: Array | bool, norm_h: list[Rows], norm_c: Rows | None) -> None:
     """Likewise."""
     every, gate = here if isinstance(here, bool) else here[..., None], 0
     for rows in norm_h:
         assert kept.norm_h is not None, "there for every normalised product"
         gates = slice(gate, gate + rows.hat.shape[1])
         for array, value in zip(kept.norm_h, rows, strict=True):
-            array[t, :, gates] = xp.where(every, value, 0)
+            array[t, :, gates] = select(every, value, 0)
         gate = gates.stop
     if kept.norm_c is not None and norm_c is not None:
         for array, value in zip(kept.norm_c, norm_c, strict=True):
-            array[t] = xp.where(here, value, 0)
+            array[t] = select(here, value, 0)
 
 
 def recur_backward(
@@ -275,9 +278,9 @@ def recur_backward(
     dp = None if w.p is None else xp.zeros((batch, *w.p.shape), run.x.dtype)
     for t in list(run.steps())[::-1]:
         here = True if valid is None else valid[t]
-        dh_t = dh if given.y is None else dh + xp.where(here, given.y.view[t], 0)
-        dc_t = dc if given.cells is None or dc is None else dc + xp.where(here, given.cells.view[t], 0)
-        dproj[t] = xp.where(here, dh_t, 0)
+        dh_t = dh if given.y is None else dh + select(here, given.y.view[t], 0)
+        dc_t = dc if given.cells is None or dc is None else dc + select(here, given.cells.view[t], 0)
+        dproj[t] = select(here, dh_t, 0)
         share_h, share_c = _shares(run, t)
         dh_cell = (1 - share_h) * dh_t if w.hr is None else dh_t @ w.hr
         c_prev, c = (saved.c_prev[t], saved.c[t]) if cell.cell_state else (None, None)
@@ -288,23 +291,23 @@ def recur_backward(
             v = rows.hat * w.norm_c + w.norm_c_bias
             dh_cell, dv_t = cell.readout.backward(xp, saved.gates[t], v, dh_cell)
             dc_cell = dc_cell + normalise_backward(dv_t * w.norm_c, rows, LAST)
-            dv[t] = xp.where(here, dv_t, 0)
+            dv[t] = select(here, dv_t, 0)
         given_t = xp, saved.gates[t], saved.h_prev[t], c_prev, saved.h[t], c, dh_cell
         step = peepholes.backward(cell, w.ch, backward, given_t, dc_cell, w.p)
         alive = here if run.clear is None else here & ~run.clear[t][:, None]
         every_gate = True if valid is None else valid[t][..., None]
-        dax[t], dah[t] = xp.where(every_gate, step.dax, 0), xp.where(every_gate, step.dah, 0)
+        dax[t], dah[t] = select(every_gate, step.dax, 0), select(every_gate, step.dah, 0)
         if dp is not None:
-            dp += xp.where(every_gate, step.dp, 0)
+            dp += select(every_gate, step.dp, 0)
         dh_prev = _recurrent_backward(xp, cell, w, saved, t, here, _keep_factors(run), dax, dah, dhu)
         if step.dh_prev is not None:
             dh_prev = dh_prev + step.dh_prev
-        dh = _pass_on(xp, here, alive, _held(share_h, dh_t, dh_prev), dh)
+        dh = _pass_on(here, alive, _held(share_h, dh_t, dh_prev), dh)
         if dc is not None:
-            dc = _pass_on(xp, here, alive, _held(share_c, dc_t, step.dc_prev), dc)
+            dc = _pass_on(here, alive, _held(share_c, dc_t, step.dc_prev), dc)
     dxw = _before_gain(dax, w.norm_ih, saved.norm_x)
-    _input_gradient(xp, w, valid, dxw, dx, accumulate)
-    x = run.x if valid is None else xp.where(valid, run.x, 0)
+    _input_gradient(w, valid, dxw, dx, accumulate)
+    x = run.x if valid is None else select(valid, run.x, 0)
     seen = saved.h_prev * _keep_factors(run)
     weights = _weight_gradients(xp, cell, w, saved, seen, x, dxw, dhu, dproj)
     biases = {} if w.b_ih is None else {"b_ih": _over_rows(dax), "b_hh": _over_rows(dah)}
@@ -314,9 +317,9 @@ def recur_backward(
     return Initial(dh, dc, weights._replace(p=units, ch=ch, **biases, **gains))
 
 
-def _pass_on(xp: ModuleType, here: Array | bool, alive: Array | bool, d_prev: Array | None, d: Array) -> Array:
+def _pass_on(here: Array | bool, alive: Array | bool, d_prev: Array | None, d: Array) -> Array:
     """Gradient of the state before the step: cut at a reset, held where the step does not exist."""
-    result: Array = xp.where(here, xp.where(alive, d_prev, 0), d)
+    result: Array = select(here, select(alive, d_prev, 0), d)
     return result
 
 
@@ -335,18 +338,18 @@ def _recurrent_backward(
     dhu[t, :, -1:] = _before_gain(dah[t, :, -1:], last_product.gain, rows, t, every, slice(-1, None))
     ds = _gates_backward(xp, dhu[t, :, -1:], last_product.w) * keep
     da, dh = cell.gated.backward(xp, saved.gates[t], saved.h_prev[t], ds)
-    dax[t, :, 0] += xp.where(here, da, 0)
+    dax[t, :, 0] += select(here, da, 0)
     dah[t, :, 0] = dax[t, :, 0]
     dhu[t, :, :-1] = _before_gain(dah[t, :, :-1], first_product.gain, rows, t, every, slice(-1))
     result: Array = dh + _gates_backward(xp, dhu[t, :, :-1], first_product.w) * keep
     return result
 
 
-def _input_gradient(xp: ModuleType, w: Weights, valid: Array | None, dxw: Array, dx: Array, accumulate: bool) -> None:
+def _input_gradient(w: Weights, valid: Array | None, dxw: Array, dx: Array, accumulate: bool) -> None:
     """dx = dxw W over all T*B at once, exactly zero on padding."""
-    product = dxw.reshape(*dxw.shape[:2], w.ih.shape[0]) @ w.ih
+    product = _multiply(dxw.reshape(*dxw.shape[:2], w.ih.shape[0]), w.ih)
     if valid is not None:
-        product = xp.where(valid, product, 0)
+        product = select(valid, product, 0)
     dx[...] = dx + product if accumulate else product
 
 
