@@ -5,7 +5,8 @@ for the device (and are counted, see `waits`), `empty` is NaN, and a product wri
 
 A capture runs nothing; it records kernels, products and assignments with the addresses of their arrays. A replay works
 on these addresses and fails where their memory has been freed. While capturing, nothing may allocate or wait, no
-kernel or product may run for the first time, and no product may work in the workspace of a thread's cuBLAS handle.
+kernel or product may run for the first time, nor any product of a thread that has made none, and no product may work
+in the workspace of a thread's cuBLAS handle.
 
 What is done to an array is done on the current stream. Two streams that touch one array, one of them writing, fail
 unless an event orders them. Nothing runs later than it is called, so it is the order that is checked, not the values.
@@ -14,6 +15,7 @@ unless an event orders them. Nothing runs later than it is called, so it is the 
 import ctypes
 import importlib.machinery
 import sys
+import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -252,6 +254,9 @@ def matmul(a: ndarray, b: ndarray, out: ndarray | None = None) -> ndarray:
 CUDA_TYPES = {0: "float32", 1: "float64", 2: "float16", 14: "bfloat16"}
 
 
+_thread = threading.local()  # product: there once the thread has made one
+
+
 class Cublas:
     """libcublas, as ctypes calls it: addresses and numbers, matrices by columns."""
 
@@ -302,6 +307,8 @@ class Cublas:
         assert not any(np.may_share_memory(out, operand) for operand in (left, right))
         what = f"product {dtype} {dtype_out} {left.shape} {left.strides} {right.shape} {right.strides}"
         assert _recording() is None or self.workspace is not None, "a graph with the workspace of a thread's handle"
+        assert _recording() is None or hasattr(_thread, "product"), "a thread's first product comes during a capture"
+        _thread.product = True
         _run(what, _multiply, (2, 3), left, right, out, self.workspace)
         return 0
 

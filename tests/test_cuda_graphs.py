@@ -285,6 +285,30 @@ def test_a_step_that_nothing_was_run_before_is_not_captured(cupy: ModuleType) ->
             thread.submit(captured, stream).result()
 
 
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_a_new_thread_launches_what_it_would_capture(cell: str, cupy: ModuleType) -> None:
+    """Its first product must not come in a capture; its second pass is captured as any other's."""
+    case = Case(cell, "cuda", "float32", T=6)
+    layer, problem = make_layer(case, device="cuda:0"), on_device(draw(case))
+
+    def gradient(backward: Any) -> np.ndarray:
+        return backward(problem.d_output, problem.d_state).x._host
+
+    def replays(backward: Any) -> tuple[int, np.ndarray]:
+        cupy_standin.replays.clear()
+        got = gradient(backward)
+        return len(cupy_standin.replays), got
+
+    for _ in range(2):  # launched, run in a place
+        want = gradient(layer.forward(problem.x, problem.state).backward)
+    backward = layer.forward(problem.x, problem.state).backward
+    with ThreadPoolExecutor(1) as thread:
+        for replayed in (0, 1, 1):
+            count, got = thread.submit(replays, backward).result()
+            assert count == replayed
+            assert_same_bits("d x", got, want)
+
+
 def test_all_layers_of_a_stream_share_one_workspace(cupy: ModuleType) -> None:
     case = Case("gru", "cuda", num_layers=3)
     stream = make_layer(case, device="cuda:0").stream(case.B)

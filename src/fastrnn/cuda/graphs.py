@@ -22,8 +22,9 @@ _capturing = Lock()
 class Replayed:
     """A fixed sequence of launches on fixed memory: run as it is once, captured at the second call, replayed since.
 
-    The first run loads the kernels, cuBLAS's too, which must not happen during a capture. memory: workspace of the
-    products, which the graph goes on using; nothing else may work in it at the same time.
+    The first run loads the kernels, cuBLAS's too, which must not happen during a capture; nor must a thread's first
+    product, for which cuBLAS allocates, so a call by a thread that has made none runs as it is too. memory: workspace
+    of the products, which the graph goes on using; nothing else may work in it at the same time.
     """
 
     def __init__(self, launches: Callable[[], None], memory: Array) -> None:
@@ -32,7 +33,7 @@ class Replayed:
 
     def __call__(self) -> None:
         """Run, capture or replay."""
-        if self._warm and self._graph is None:
+        if self._warm and self._graph is None and used_by_this_thread():
             self._graph = _capture(self.launch)
         if self._graph is None:
             self.launch()
@@ -63,9 +64,7 @@ def caller_captures() -> bool:
 
 
 def _capture(launches: Callable[[], None]) -> Any:
-    device = cupy.cuda.Device()
-    _ = device.cublas_handle  # made by this thread, if need be, before the capture begins
-    stream = _stream(device.id)
+    stream = _stream(cupy.cuda.Device().id)
     with _capturing, stream:
         stream.begin_capture()
         try:
