@@ -376,7 +376,6 @@ def test_streams() -> None:
         refused(ShapeError, "state c_0", "[2, 2, 6]", "(1, 2, 6)", lambda: stream.set_state((None, ones(1, 2, H))))
     refused(RuntimeError, "step", "an open stream", "ended", lambda: stream.step(ones(2, I)))
     refused(RuntimeError, "set_state", "an open stream", "ended", lambda: stream.set_state(None))
-    refused(RuntimeError, "state", "an open stream", "ended", lambda: stream.state)
 
 
 @pytest.mark.parametrize("kind", [np.ma.MaskedArray, np.matrix, np.recarray])

@@ -69,6 +69,17 @@ def test_a_stream_is_a_snapshot(backend: str, cell: str) -> None:
     assert not np.allclose(other, want)
 
 
+def test_a_closed_stream_still_has_its_state() -> None:
+    case = Case("lstm", "cpu", "float32", num_layers=2)
+    layer, problem = make_layer(case), draw(case)
+    with layer.stream(case.B) as stream:
+        for x in problem.x:
+            stream.step(x)
+    _, state = layer(problem.x)
+    for name, value in by_name(case, state).items():
+        assert_close(name, by_name(case, stream.state)[name], value, rounding(case.dtype, case.T, case.width))
+
+
 def test_state_is_a_copy_and_none_sets_zeros() -> None:
     case = Case("lstm", "cpu", proj_size=3, num_layers=2)
     layer, problem = make_layer(case), draw(case)

@@ -37,8 +37,7 @@ class Stream:
                 source = self._x if below is None else below.y
                 self._layers.append(backend.stepper(network.cell, layer, source, zone(xp, network, dtype), below))
             self._order = Order(device, weights)
-        self._finish = weakref.finalize(self, self._order.given_up)  # also if it is dropped without `with`
-        self._finish.atexit = False
+        weakref.finalize(self, self._order.given_up).atexit = False  # not when it closes: its state is still there
         self._open = True
 
     def __enter__(self) -> Stream:
@@ -48,16 +47,10 @@ class Stream:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._open = False
-        self._finish()
 
     @property
     def state(self) -> Any:
-        """A copy of the state, as the layer returns it: h [L, B, P]; for LSTM the pair (h, c).
-
-        Raises:
-            RuntimeError: the stream is closed.
-        """
-        self._check_open("state")
+        """A copy of the state, as the layer returns it: h [L, B, P]; for LSTM (h, c). A closed stream still has it."""
         xp = module_of(self._device)
         with on(self._device):
             self._order.passed_on()
