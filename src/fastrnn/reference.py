@@ -9,6 +9,8 @@ import math
 from types import ModuleType
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from fastrnn import peepholes, philox
 from fastrnn.arrays import Array, array_module, select
 from fastrnn.cells import Cell
@@ -52,7 +54,14 @@ class Product(NamedTuple):
 
 
 def _multiply(a: Array, w: Array) -> Array:
-    """Multiply a [..., K] by w [K, N], as two matrices: stacks of them in bfloat16 are too much for CuPy."""
+    """Multiply a [..., K] by w [K, N].
+
+    On the CPU step by step, so that a step has the same bits alone and in a sequence; on a GPU as two matrices, since
+    stacks of them in bfloat16 are too much for CuPy.
+    """
+    if array_module(a) is np:
+        product: Array = a @ w
+        return product
     rows: Array = a.reshape(math.prod(a.shape[:-1]), a.shape[-1]) @ w
     return rows.reshape(*a.shape[:-1], w.shape[1])
 
