@@ -72,7 +72,8 @@ class Compiler:
         for path in self.sources.glob("*.cpp"):
             if path.stat().st_atime_ns < now - KEPT:
                 path.unlink()
-        generator = ["-G", "Ninja"] if shutil.which("ninja") else []
+        ninja = shutil.which("ninja")  # named each time: the folder may remember that of an environment since gone
+        generator = ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"] if ninja else []
         self._run(
             "cmake", "-S", ROOT, "-B", self.folder, *generator, "-DFASTRNN_HOST_KERNELS=ON",
             f"-DFASTRNN_HOST_SOURCES={self.sources}",

@@ -171,9 +171,9 @@ def select(where: Array | bool, x: Any, y: Any) -> Array:
 
     Bits are selected: an assignment to a mask's elements would wait for the GPU, and CuPy selects no bfloat16.
     """
-    array = y if isinstance(x, int) else x
     if where is True:
-        return array  # type: ignore[no-any-return]
+        return x  # type: ignore[no-any-return]
+    array = y if isinstance(x, int) else x
     xp, bits = array_module(array), np.dtype(f"u{array.itemsize}")
     assert xp is not None, "an array of a layer"
     chosen: Array = xp.where(where, *(bits.type(0) if isinstance(v, int) else v.view(bits) for v in (x, y)))

@@ -109,6 +109,20 @@ class Cell:
     readout: Readout | None = None
     peepholes: tuple[str, ...] = ()
 
+    def rendering(self, backend: str) -> tuple[str, str]:
+        """Return `numba` or `cuda`, what the backend "cpu" or "cuda" runs.
+
+        Raises:
+            ValueError: the cell has none for it.
+        """
+        kind, found = {"cpu": ("Numba", self.numba), "cuda": ("CUDA", self.cuda)}[backend]
+        if found is None:
+            raise ValueError(
+                f"cell: expected one with a {kind} rendering on the backend {backend!r}, got {self.name!r}; "
+                "give it one, or call it under fastrnn.use_backend('reference')"
+            )
+        return found
+
 
 def sigmoid(xp: ModuleType, a: Array) -> Array:
     """sigma(a) = 1 / (1 + exp(-a)), without overflow; NaN stays NaN."""

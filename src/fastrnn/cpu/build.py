@@ -77,8 +77,7 @@ def _made(name: str, cell: Cell | None, normalised: bool) -> ModuleType:
     package = source.parent.parent
     files = sorted([*source.parent.rglob("*.py"), *package.glob("*.py")])  # masks.py compiles philox.py in
     if cell is not None:
-        assert cell.numba is not None, "refused before"
-        module, rendering = cell.numba
+        module, rendering = cell.rendering("cpu")
         origin = importlib.import_module(module).__file__
         assert origin is not None, "a rendering stands in a file"
         files.append(Path(origin))

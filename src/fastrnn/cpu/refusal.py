@@ -16,12 +16,7 @@ def refuse(cell: Cell, layer_norm: bool, dense: bool) -> None:
         ValueError: there is none.
     """
     peepholes.refuse(dense, "cpu")
-    if cell.numba is None:
-        raise ValueError(
-            f"cell: expected one with a Numba rendering on the backend 'cpu', got {cell.name!r}; "
-            "give it one, or call it under fastrnn.use_backend('reference')"
-        )
-    module, name = cell.numba
+    module, name = cell.rendering("cpu")
     rendering: Rendering = getattr(importlib.import_module(module), name)
     if rendering.reads_h != cell.uses_h_prev:
         raise ValueError(

@@ -14,11 +14,7 @@ def refuse(cell: Cell, layer_norm: bool, dense: bool) -> None:
         ValueError: there is none.
     """
     peepholes.refuse(dense, "cuda")
-    if cell.cuda is None:
-        raise ValueError(
-            f"cell: expected one with a CUDA rendering on the backend 'cuda', got {cell.name!r}; "
-            "call it under fastrnn.use_backend('reference')"
-        )
+    cell.rendering("cuda")
     if cell.separate and (cell.separate != cell.gates[-1:] or cell.gated):
         raise ValueError(
             "cell: expected no separate gate but the last, and none beside a gated product, on the backend 'cuda', "

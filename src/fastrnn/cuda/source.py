@@ -98,8 +98,7 @@ def expand(name: str, seen: set[Path] | None = None) -> str:
 def assemble(variant: Variant) -> str:
     """Return the source of all kernels of a variant."""
     cell = CELLS[variant.cell]
-    assert cell.cuda is not None, "refused before"
-    given, struct = cell.cuda
+    given, struct = cell.rendering("cuda")
     seen: set[Path] = set()
     parts = [
         expand("memory.cuh", seen),
