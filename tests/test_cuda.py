@@ -539,6 +539,27 @@ def test_a_mask_on_the_recurrent_weights_moves_with_the_layer(dtype: str, cupy: 
         np.testing.assert_array_equal(array._host != 0, np.tile(mask, (3, 1)))
 
 
+@pytest.mark.parametrize("dtype", SIXTEEN)
+@pytest.mark.parametrize("name", ["LSTM", "GRU"])
+def test_recompute_rounds_no_more_than_keeping_the_gates(name: str, dtype: str, cupy: ModuleType) -> None:
+    """Twenty segments: what is added up over them, and c and its gradient between them, stay in float32."""
+    random, exact = np.random.default_rng(0), getattr(fastrnn, name)(3, 6, seed=0, dtype="float64")
+    exact.update({key: value.astype(dtype).astype("float64") for key, value in exact.params.items()})
+    x, dy = (random.uniform(0, 1, (400, 2, n)).astype(dtype) for n in (3, 6))
+    want = exact.forward(x.astype("float64")).backward(dy.astype("float64")).params
+    errors = dict[str, dict[str, float]]()
+    for save in ("gates", "recompute"):
+        layer = getattr(fastrnn, name)(3, 6, seed=0, dtype=dtype, device="cuda:0", save=save)
+        layer.update({key: cupy.asarray(value.astype(dtype)) for key, value in exact.params.items()})
+        got = layer.forward(cupy.asarray(x)).backward(cupy.asarray(dy)).params
+        errors[save] = {
+            key: float(np.linalg.norm(got[key]._host.astype("float64") - want[key]) / np.linalg.norm(want[key]))
+            for key in want
+        }
+    for key in want:
+        assert errors["recompute"][key] <= 1.25 * errors["gates"][key], (key, errors)
+
+
 @pytest.mark.parametrize("dtype", ALL_DTYPES)
 @pytest.mark.parametrize(
     "options",

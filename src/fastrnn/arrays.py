@@ -166,6 +166,11 @@ def zeroed(a: Array, where: Array) -> Array:
     return select(where, 0, a)
 
 
+def computed_in(dtype: object) -> str:
+    """Return the dtype of registers, cell states and sums for arrays of a dtype."""
+    return "float64" if str(dtype) == "float64" else "float32"
+
+
 def select(where: Array | bool, x: Any, y: Any) -> Array:
     """Return x where the mask is set and y elsewhere: arrays of one dtype, or one of them 0; for a mask of True, x.
 

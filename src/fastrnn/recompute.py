@@ -11,10 +11,11 @@ Source: Chen, Xu, Zhang, Guestrin, Training deep nets with sublinear memory cost
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any, NamedTuple, cast
 
-from fastrnn.arrays import Array, array_module
+from fastrnn.arrays import Array, array_module, computed_in
 from fastrnn.cells import Cell
 from fastrnn.recurrence import Backend, Columns, Final, Given, Initial, Run, Weights, Zone
 
@@ -58,6 +59,7 @@ class Segmented:
             dh, dc, weights = self._backend.recur_backward(cell, packed, part, kept, of_part, dx[time], accumulate)
             total = weights if total is None else _sum(total, weights)
         assert total is not None, "every run has a segment"
+        total = _each(lambda a: a.astype(run.x.dtype, copy=False), total)
         assert dh is not None, "the backend gave it"
         return Initial(dh, dc, total)
 
@@ -115,4 +117,14 @@ def _columns(columns: Columns | None, time: slice) -> Columns | None:
 
 
 def _sum(a: Weights, b: Weights) -> Weights:
-    return Weights(*(cast(Array, None if p is None or q is None else p + q) for p, q in zip(a, b, strict=True)))
+    """The sum, of 16 bits in float32: rounded after each of sqrt(T) segments it would be four times as wrong."""
+    return _each(lambda p, q: _wide(p) + _wide(q), a, b)
+
+
+def _wide(a: Array) -> Array:
+    return a.astype(computed_in(a.dtype), copy=False)
+
+
+def _each(operation: Callable[..., Array], *weights: Weights) -> Weights:
+    """The operation on each parameter that there is."""
+    return Weights(*(cast(Array, None if of[0] is None else operation(*of)) for of in zip(*weights, strict=True)))

@@ -82,7 +82,11 @@ class Run(NamedTuple):
 
 
 class Final(NamedTuple):
-    """State after the last step, h_n [B, P], c_n [B, H], and what the backward pass needs."""
+    """State after the last step, h_n [B, P], c_n [B, H], and what the backward pass needs.
+
+    c_n and its gradient may be wider than x, see fastrnn.arrays.computed_in, and a backend takes them so: between the
+    segments of save="recompute" nothing is rounded that is not rounded between two steps.
+    """
 
     h_n: Array
     c_n: Array | None

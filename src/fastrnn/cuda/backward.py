@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 import cupy as xp
 
-from fastrnn.arrays import Array, zeroed
+from fastrnn.arrays import Array, computed_in, zeroed
 from fastrnn.cells import Cell
 from fastrnn.cuda import kernels
 from fastrnn.cuda.forward import Products, Saved, States, has_options, rows, shares, step
-from fastrnn.cuda.packed import Packed, computed_in
+from fastrnn.cuda.packed import Packed
 from fastrnn.cuda.products import matmul, multiply, using, workspace
 from fastrnn.recurrence import Columns, Given, Initial, Run, Weights
 
@@ -198,7 +198,7 @@ def _finish(
     cell: Cell, packed: Packed, run: Run, states: States, memory: Backward, dx: Array, accumulate: bool
 ) -> Initial:
     """Write or add to dx; return the gradients of the initial state, the weights and the biases, as copies."""
-    c0 = None if memory.dc is None else memory.dc.astype(packed.dtype)  # a copy
+    c0 = None if memory.dc is None else memory.dc.copy()
     return Initial(memory.dh0.copy(), c0, _after_loop(cell, packed, run, states, memory, dx, accumulate))
 
 

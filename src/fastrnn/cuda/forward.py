@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import cupy as xp
 
-from fastrnn.arrays import Array
+from fastrnn.arrays import Array, computed_in
 from fastrnn.cells import Cell
 from fastrnn.cuda import kernels
-from fastrnn.cuda.packed import Packed, computed_in
+from fastrnn.cuda.packed import Packed
 from fastrnn.cuda.products import multiply
 from fastrnn.recurrence import Run
 

@@ -6,15 +6,10 @@ from typing import NamedTuple
 
 import cupy as xp
 
-from fastrnn.arrays import Array
+from fastrnn.arrays import Array, computed_in
 from fastrnn.cells import Cell
 from fastrnn.cuda.refusal import refuse
 from fastrnn.recurrence import Weights
-
-
-def computed_in(dtype: object) -> str:
-    """Return the dtype of registers, cell states and sums for arrays of a dtype."""
-    return "float64" if str(dtype) == "float64" else "float32"
 
 
 class Packed(NamedTuple):

@@ -6,11 +6,11 @@ from functools import partial
 
 import cupy as xp
 
-from fastrnn.arrays import Array
+from fastrnn.arrays import Array, computed_in
 from fastrnn.cells import Cell
 from fastrnn.cuda.forward import Scratch, States, allocate, forward_steps, input_product, scratch
 from fastrnn.cuda.graphs import Replayed, caller_captures
-from fastrnn.cuda.packed import Packed, computed_in
+from fastrnn.cuda.packed import Packed
 from fastrnn.recurrence import Columns, Run, Zone
 
 
