@@ -13,30 +13,37 @@ DTYPES = ("float32", "float64")
 PAIRS = [np.nan, 0.0, -0.0, 1.5, -2.5, np.inf, -np.inf]
 
 
-@njit(error_model="numpy")
-def operations(a: Any, b: Any, out: Any, n: int) -> None:
-    size = a.size
-    for i in range(0, size, n):
-        x, y = v.load(a, i), v.load(b, i)
-        v.store(out, i, x + y)
-        v.store(out, size + i, x - y)
-        v.store(out, 2 * size + i, x * y)
-        v.store(out, 3 * size + i, x / y)
-        v.store(out, 4 * size + i, -x)
-        v.store(out, 5 * size + i, (1.25 - x) * 3.0 + x / 0.5 - 0.125)
-        v.store(out, 6 * size + i, v.minimum(x, y))
-        v.store(out, 7 * size + i, v.maximum(x, y))
-        v.store(out, 8 * size + i, v.minimum(1.0, x))
-        v.store(out, 9 * size + i, v.absolute(x))
-        v.store(out, 10 * size + i, v.copysign(x, y))
-        v.store(out, 11 * size + i, v.select(x < y, x, 7.0))
-        v.store(out, 12 * size + i, v.select(x != y, 1.0, y))
-        v.store(out, 13 * size + i, v.select(x >= 0.0, x, v.splat(x, 2.0)))
-        v.store(out, 14 * size + i, v.sqrt(v.absolute(y)))
-        total = x
-        total += y
-        total *= 2.0
-        v.store(out, 15 * size + i, total)
+def operations(load: Any, splat: Any) -> Any:
+    @njit(error_model="numpy")
+    def run(a: Any, b: Any, out: Any, n: int) -> None:
+        size = a.size
+        for i in range(0, size, n):
+            x, y = load(a, i), load(b, i)
+            v.store(out, i, x + y)
+            v.store(out, size + i, x - y)
+            v.store(out, 2 * size + i, x * y)
+            v.store(out, 3 * size + i, x / y)
+            v.store(out, 4 * size + i, -x)
+            v.store(out, 5 * size + i, (1.25 - x) * 3.0 + x / 0.5 - 0.125)
+            v.store(out, 6 * size + i, v.minimum(x, y))
+            v.store(out, 7 * size + i, v.maximum(x, y))
+            v.store(out, 8 * size + i, v.minimum(1.0, x))
+            v.store(out, 9 * size + i, v.absolute(x))
+            v.store(out, 10 * size + i, v.copysign(x, y))
+            v.store(out, 11 * size + i, v.select(x < y, x, 7.0))
+            v.store(out, 12 * size + i, v.select(x != y, 1.0, y))
+            v.store(out, 13 * size + i, v.select(x >= 0.0, x, splat(x, 2.0)))
+            v.store(out, 14 * size + i, v.sqrt(v.absolute(y)))
+            total = x
+            total += y
+            total *= 2.0
+            v.store(out, 15 * size + i, total)
+
+    return run
+
+
+# One register, and the unit block of some that cells compute on.
+WIDTHS = {"load": (operations(v.load, v.splat), 1), "load_block": (operations(v.load_block, v.splat_block), v.BLOCK)}
 
 
 def expected(a: np.ndarray, b: np.ndarray) -> list[np.ndarray]:
@@ -52,14 +59,16 @@ NAMES = ("add", "sub", "mul", "div", "neg", "scalars", "minimum", "maximum", "mi
          "copysign", "select <", "select !=", "select >=", "sqrt", "in place")  # fmt: skip
 
 
+@pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_operations_equal_numpy_to_the_bit(dtype: str) -> None:
-    n = v.lanes(getattr(types, dtype))
+def test_operations_equal_numpy_to_the_bit(dtype: str, width: str) -> None:
+    run, registers = WIDTHS[width]
+    n = registers * v.lanes(getattr(types, dtype))
     a, b = (grid.ravel() for grid in np.meshgrid(np.array(PAIRS, dtype), np.array(PAIRS, dtype)))
     random = np.random.default_rng(0).standard_normal((2, 16 * n + (-a.size) % n)).astype(dtype)
     a, b = np.concatenate([a, random[0]]), np.concatenate([b, random[1]])
     out = np.full(len(NAMES) * a.size, np.nan, dtype)
-    operations(a, b, out, n)
+    run(a, b, out, n)
     with np.errstate(all="ignore"):
         want = expected(a, b)
     for name, got, value in zip(NAMES, out.reshape(len(NAMES), -1), want, strict=True):
@@ -89,15 +98,15 @@ def test_fma_rounds_once_and_nothing_else_is_fused() -> None:
 
 @njit
 def transpose(a: Any, out: Any, n: int) -> Any:
-    """Three vectors at a stride of 2 n to a stride of n; returns the sum of the lanes of the second."""
-    three = v.load_tuple(a, 1, 2 * n, 3)
+    """Three unit blocks at a stride of 2 n to a stride of n; returns the sum of the lanes of the second."""
+    three = v.load_blocks(a, 1, 2 * n, 3)
     v.store_tuple(out, 1, n, (three[0], three[1] * 2.0, three[2]))
     return v.lane_sum(three[1])
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_tuples_and_lane_sum(dtype: str) -> None:
-    n = v.lanes(getattr(types, dtype))
+    n = v.BLOCK * v.lanes(getattr(types, dtype))
     a = np.random.default_rng(2).standard_normal(1 + 6 * n).astype(dtype)
     out = np.full(2 + 3 * n, np.nan, dtype)
     total = transpose(a, out, n)

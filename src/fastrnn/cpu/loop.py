@@ -41,7 +41,7 @@ from fastrnn.cpu.rows import (
     projection,
     zero,
 )
-from fastrnn.cpu.vector import add_tuple, load, load_tuple, splat, store, store_tuple
+from fastrnn.cpu.vector import add_tuple, load_block, load_blocks, splat_block, store, store_tuple
 
 NORMALISED = False
 CELL_STATE, READS_H, GATED = CELL.cell_state, CELL.reads_h, CELL.gate is not None
@@ -96,35 +96,33 @@ def cell_rows(
     dead: Any, zoned: int, zone_h: Any, zone_c: Any, zone_rows: Any, raw_c: Any, raw_rows: Any, save: bool, Hp: int,
 ) -> None:  # fmt: skip
     """Run the cell on one block of units of some rows; all *_rows, c_prev, c_next, saved hold offsets of rows."""
-    U = unit_block(ax)
-    lanes = U // 2
+    column = block * unit_block(ax)
     for r in range(rows):
         row = first + r
-        for column in range(block * U, block * U + U, lanes):
-            a = load_tuple(ax, (ax_first + row) * GATES * Hp + column, Hp, GATES)
-            b = load_tuple(ah, ah_start + r * ah_row + column - block * U, ah_gate, GATES)
-            nothing = splat(ax, 0.0)
-            h_old = load(hs, h_prev[row] + column) if READS_H else nothing
-            c_old = load(cs, c_prev[row] + column) if CELL_STATE and not dead[row] else nothing
-            h, c, kept = cell_forward(a, b, h_old, c_old, load_tuple(unit, column, Hp, UNITS))
-            if READOUT:
-                store(raw_c, raw_rows[row] + column, c)
-                store_tuple(gates, saved[row] + column, Hp, kept)
-            else:
-                if zoned:
-                    if zone_h.size:
-                        share = load(zone_h, zone_rows[row] + column)
-                        h = share * load(hs, h_prev[row] + column) + (1.0 - share) * h
-                    if CELL_STATE:
-                        if save:
-                            store(raw_c, raw_rows[row] + column, c)
-                        share = load(zone_c, zone_rows[row] + column)
-                        c = share * c_old + (1.0 - share) * c
-                store(m, m_rows[row] + column, h)
+        a = load_blocks(ax, (ax_first + row) * GATES * Hp + column, Hp, GATES)
+        b = load_blocks(ah, ah_start + r * ah_row, ah_gate, GATES)
+        nothing = splat_block(ax, 0.0)
+        h_old = load_block(hs, h_prev[row] + column) if READS_H else nothing
+        c_old = load_block(cs, c_prev[row] + column) if CELL_STATE and not dead[row] else nothing
+        h, c, kept = cell_forward(a, b, h_old, c_old, load_blocks(unit, column, Hp, UNITS))
+        if READOUT:
+            store(raw_c, raw_rows[row] + column, c)
+            store_tuple(gates, saved[row] + column, Hp, kept)
+        else:
+            if zoned:
+                if zone_h.size:
+                    share = load_block(zone_h, zone_rows[row] + column)
+                    h = share * load_block(hs, h_prev[row] + column) + (1.0 - share) * h
                 if CELL_STATE:
-                    store(cs, c_next[row] + column, c)
-                if save:
-                    store_tuple(gates, saved[row] + column, Hp, kept)
+                    if save:
+                        store(raw_c, raw_rows[row] + column, c)
+                    share = load_block(zone_c, zone_rows[row] + column)
+                    c = share * c_old + (1.0 - share) * c
+            store(m, m_rows[row] + column, h)
+            if CELL_STATE:
+                store(cs, c_next[row] + column, c)
+            if save:
+                store_tuple(gates, saved[row] + column, Hp, kept)
 
 
 @register_jitable(error_model="numpy")
@@ -141,15 +139,15 @@ def readout_rows(
         if save:
             scales[(t * B + rows[i]) * SCALES + 3] = mean
             scales[(t * B + rows[i]) * SCALES + 4] = scale
-        for column in range(0, Hp, unit_block(row) // 2):
-            h = readout(load_tuple(gates, saved[i] + column, Hp, SAVED), load(row, column))
+        for column in range(0, Hp, unit_block(row)):
+            h = readout(load_blocks(gates, saved[i] + column, Hp, SAVED), load_block(row, column))
             if zoned:
                 if zone_h.size:
-                    share = load(zone_h, zone_rows[i] + column)
-                    h = share * load(hs, h_prev[i] + column) + (1.0 - share) * h
-                share = load(zone_c, zone_rows[i] + column)
-                c_old = splat(row, 0.0) if dead[i] else load(cs, c_prev[i] + column)
-                store(cs, c_next[i] + column, share * c_old + (1.0 - share) * load(raw_c, raw_rows[i] + column))
+                    share = load_block(zone_h, zone_rows[i] + column)
+                    h = share * load_block(hs, h_prev[i] + column) + (1.0 - share) * h
+                share = load_block(zone_c, zone_rows[i] + column)
+                c_old = splat_block(row, 0.0) if dead[i] else load_block(cs, c_prev[i] + column)
+                store(cs, c_next[i] + column, share * c_old + (1.0 - share) * load_block(raw_c, raw_rows[i] + column))
             store(m, m_rows[i] + column, h)
 
 
@@ -323,11 +321,11 @@ def gate_rows(
 ) -> None:  # fmt: skip
     """The gated state s of some rows, as its product sees it."""
     for row in range(count):
-        for column in range(0, Hp, unit_block(ax) // 2):
-            a = load(ax, (ax_first + row) * GATES * Hp + column)
-            b = load(ah, row * GATES * Hp + column)
-            gated = gate(a, b, load(hs, h_prev[row] + column))
-            store(s, s_rows[row] + column, gated * load(keep, rows[row] * Ps + column) if keep.size else gated)
+        for column in range(0, Hp, unit_block(ax)):
+            a = load_block(ax, (ax_first + row) * GATES * Hp + column)
+            b = load_block(ah, row * GATES * Hp + column)
+            gated = gate(a, b, load_block(hs, h_prev[row] + column))
+            store(s, s_rows[row] + column, gated * load_block(keep, rows[row] * Ps + column) if keep.size else gated)
 
 
 @register_jitable(error_model="numpy")
@@ -409,10 +407,10 @@ def layer_backward(
     n, U = rows.size, unit_block(dh)
     Hp, Pp = (H + U - 1) // U * U, (P + U - 1) // U * U
     Ps, Ls = row_stride(Pp, hs.itemsize), row_stride(KEPT_PLANES * Hp, hs.itemsize)
-    lanes, projected = U // 2, hr.size > 0
+    projected = hr.size > 0
     dh_rows, dah_rows, last_rows = offsets[:n], offsets[n : 2 * n], offsets[2 * n : 3 * n]
     made_rows = offsets[3 * n :]
-    nothing, made = splat(dh, 0.0), planes  # the cell's own planes
+    nothing, made = splat_block(dh, 0.0), planes  # the cell's own planes
     if NORMALISED:
         affine, hats, scales, spare, made, sums = norm
     here = n if reverse else 0
@@ -444,27 +442,27 @@ def layer_backward(
                     zone_h, ((t * B + b) * Hp if zoned == 2 else 0), affine, scales, (t * B + b) * SCALES, spare,
                     sums, b * SUMS * Hp, H, Hp,
                 )  # fmt: skip
-            for column in range(0, Hp, lanes):
-                kept = load_tuple(gates, (t * B + b) * SAVED * Hp + column, Hp, SAVED)
-                h_prev = load(hs, (before * B + b) * Ps + column) if READS_H else nothing
-                c_prev = load(cs, (before * B + b) * Hp + column) if CELL_STATE and not dead else nothing
-                c = load(cs, (after * B + b) * Hp + column) if CELL_STATE else nothing
-                dc_row = load(dc, b * Hp + column) if CELL_STATE else nothing
-                dh_row = load(dm, i * Hp + column) if projected else load(dh, b * Pp + column)
+            for column in range(0, Hp, U):
+                kept = load_blocks(gates, (t * B + b) * SAVED * Hp + column, Hp, SAVED)
+                h_prev = load_block(hs, (before * B + b) * Ps + column) if READS_H else nothing
+                c_prev = load_block(cs, (before * B + b) * Hp + column) if CELL_STATE and not dead else nothing
+                c = load_block(cs, (after * B + b) * Hp + column) if CELL_STATE else nothing
+                dc_row = load_block(dc, b * Hp + column) if CELL_STATE else nothing
+                dh_row = load_block(dm, i * Hp + column) if projected else load_block(dh, b * Pp + column)
                 dh_held, dc_held = nothing, nothing
                 if zoned:
                     share_at = ((t * B + b) * Hp if zoned == 2 else 0) + column
                     if zone_h.size:
-                        dh_held = load(zone_h, share_at) * dh_row
-                        dh_row = (1.0 - load(zone_h, share_at)) * dh_row
+                        dh_held = load_block(zone_h, share_at) * dh_row
+                        dh_row = (1.0 - load_block(zone_h, share_at)) * dh_row
                     if CELL_STATE:
-                        c = load(raw_c, (t * B + b) * Hp + column)
-                        dc_held = load(zone_c, share_at) * dc_row
-                        dc_row = (1.0 - load(zone_c, share_at)) * dc_row
+                        c = load_block(raw_c, (t * B + b) * Hp + column)
+                        dc_held = load_block(zone_c, share_at) * dc_row
+                        dc_row = (1.0 - load_block(zone_c, share_at)) * dc_row
                 if READOUT:
-                    dh_row, dc_row = load(spare, 2 * Hp + column), dc_row + load(spare, 3 * Hp + column)
+                    dh_row, dc_row = load_block(spare, 2 * Hp + column), dc_row + load_block(spare, 3 * Hp + column)
                 da, direct, dc_row, dp_row = cell_backward(
-                    kept, h_prev, c_prev, c, dh_row, dc_row, load_tuple(unit, column, Hp, UNITS)
+                    kept, h_prev, c_prev, c, dh_row, dc_row, load_blocks(unit, column, Hp, UNITS)
                 )
                 store_tuple(made, made_rows[i] + column, Hp, da)
                 if PARAMETERS:
@@ -528,13 +526,13 @@ def readout_backward_row(
 ) -> None:  # fmt: skip
     """spare [4, Hp] = hat and gradient of what h was read from, gradient of o, and of c by this way; its sums too."""
     mean, scale, gain = scales[scales_at + 3], scales[scales_at + 4], 2 * GATES * Hp
-    for column in range(0, Hp, unit_block(dh) // 2):
-        hat = (load(c, c_at + column) - mean) * scale
-        v = hat * load(affine, gain + column) + load(affine, affine.size // 2 + gain + column)
-        d = load(dh, dh_at + column)
+    for column in range(0, Hp, unit_block(dh)):
+        hat = (load_block(c, c_at + column) - mean) * scale
+        v = hat * load_block(affine, gain + column) + load_block(affine, affine.size // 2 + gain + column)
+        d = load_block(dh, dh_at + column)
         if zone_h.size:
-            d = (1.0 - load(zone_h, zone_at + column)) * d
-        do, dv = readout_backward(load_tuple(gates, saved + column, Hp, SAVED), v, d)
+            d = (1.0 - load_block(zone_h, zone_at + column)) * d
+        do, dv = readout_backward(load_blocks(gates, saved + column, Hp, SAVED), v, d)
         store(spare, column, hat)
         store(spare, Hp + column, dv)
         store(spare, 2 * Hp + column, do)
@@ -563,11 +561,11 @@ def gated_backward_rows(
             )  # fmt: skip
         if keep.size:
             multiply(ds, i * Hp, keep, b * Ps, ds, i * Hp, Hp)
-        for column in range(0, Hp, U // 2):
-            kept = load_tuple(gates, (t * B + b) * SAVED * Hp + column, Hp, SAVED)
-            h_prev = load(hs, (before * B + b) * Ps + column)
-            da, direct = gate_backward(kept, h_prev, load(ds, i * Hp + column))
+        for column in range(0, Hp, U):
+            kept = load_blocks(gates, (t * B + b) * SAVED * Hp + column, Hp, SAVED)
+            h_prev = load_block(hs, (before * B + b) * Ps + column)
+            da, direct = gate_backward(kept, h_prev, load_block(ds, i * Hp + column))
             place = made_rows[i] + column
-            store(made, place, load(made, place) + da)
-            store(dh, b * Pp + column, load(dh, b * Pp + column) + direct)
+            store(made, place, load_block(made, place) + da)
+            store(dh, b * Pp + column, load_block(dh, b * Pp + column) + direct)
         zero(made, made_rows[i] + H, Hp - H)

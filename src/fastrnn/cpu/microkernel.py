@@ -13,6 +13,7 @@ from numba.extending import intrinsic, overload, register_jitable
 
 from fastrnn.cpu import build
 from fastrnn.cpu.vector import (
+    BLOCK,
     Vec,
     element_pointer,
     fma_ir,
@@ -24,8 +25,6 @@ from fastrnn.cpu.vector import (
     vector_ir,
     vector_registers,
 )
-
-_VECTORS = 2  # of one unit block
 
 
 def unit_block(array: Any) -> int:
@@ -45,7 +44,7 @@ def _unit_block(array: Any) -> Any:
 
 def unit_block_of(dtype: Any) -> int:
     """Number of columns U of a panel for the Numba type `dtype`."""
-    return _VECTORS * lanes(dtype)
+    return BLOCK * lanes(dtype)
 
 
 def _make(rows: int, pairs: int) -> Any:
@@ -100,11 +99,11 @@ def _emit(context: Any, builder: Any, kinds: Any, args: Any, vec: Vec, rows: int
     builder.position_at_end(loop)
     counters = [builder.phi(intp) for _ in range(3)]  # kk, kk * a_kstride, kk * w_kstride
     _, a_index, w_index = counters
-    sums = [builder.phi(vector_ir(vec)) for _ in range(rows * pairs * _VECTORS)]
+    sums = [builder.phi(vector_ir(vec)) for _ in range(rows * pairs * BLOCK)]
     weights = [
         load_ir(builder, vec, at(pointer, w_index, number(half * vec.lanes)))
         for pointer in panel_pointers
-        for half in range(_VECTORS)
+        for half in range(BLOCK)
     ]
     updated = []
     for row, pointer in enumerate(row_pointers):
@@ -158,7 +157,7 @@ def _store_totals(
         for pair in range(pairs):
             place = builder.add(builder.mul(rowstride, ir.Constant(rowstride.type, row)),
                                 builder.mul(pairstride, ir.Constant(rowstride.type, pair)))  # fmt: skip
-            starts = (builder.add(place, ir.Constant(rowstride.type, half * vec.lanes)) for half in range(_VECTORS))
+            starts = (builder.add(place, ir.Constant(rowstride.type, half * vec.lanes)) for half in range(BLOCK))
             pointers += [builder.gep(out, [start]) for start in starts]
     with builder.if_else(cgutils.as_bool_bit(builder, accumulate)) as (adding, writing):
         with adding:

@@ -31,6 +31,9 @@ def vector_bytes() -> int:
     return 32 if {"avx2", "fma"} <= features else 16
 
 
+BLOCK = 2  # registers of a unit block: what a panel is wide, and what a cell computes at once
+
+
 def vector_registers() -> int:
     """Number of vector registers of the target: 32 with AVX-512 or NEON, else 16."""
     return 32 if vector_bytes() == 64 or "neon" in target_features() else 16
@@ -47,10 +50,10 @@ def lanes(dtype: Any) -> int:
 
 
 class Vec(types.Type):  # type: ignore[misc]
-    """Numba type of one vector register: `lanes` elements of the float type `dtype`."""
+    """Numba type of the float type `dtype` in all lanes of one vector register or of some, worked on side by side."""
 
-    def __init__(self, dtype: Any) -> None:
-        self.dtype, self.lanes = dtype, lanes(dtype)
+    def __init__(self, dtype: Any, registers: int = 1) -> None:
+        self.dtype, self.lanes = dtype, registers * lanes(dtype)
         super().__init__(name=f"Vec({dtype}, {self.lanes})")
 
 
@@ -131,22 +134,34 @@ def is_flat(array: Any) -> bool:
 # Memory
 
 
-@intrinsic
-def load(typingctx: Any, array: Any, offset: Any) -> Any:
-    """The vector array[offset : offset + lanes]; array [any] is flat, the offset in elements."""
-    if not is_flat(array) or not isinstance(offset, types.Integer):
-        return None
+def _loads(name: str, registers: int, what: str) -> Any:
+    def typing(typingctx: Any, array: Any, offset: Any) -> Any:
+        if not is_flat(array) or not isinstance(offset, types.Integer):
+            return None
 
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return load_ir(builder, signature.return_type, element_pointer(context, builder, signature.args[0], *args))
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            return load_ir(builder, signature.return_type, element_pointer(context, builder, signature.args[0], *args))
 
-    return Vec(array.dtype)(array, types.intp), codegen
+        return Vec(array.dtype, registers)(array, types.intp), codegen
+
+    typing.__name__ = name
+    typing.__doc__ = f"The {what} array[offset : offset + lanes]; array [any] is flat, the offset in elements."
+    return intrinsic(typing)
+
+
+load = _loads("load", 1, "vector")
+load_block = _loads("load_block", BLOCK, "unit block, as one vector,")
+
+
+def _fits(vec: Any, array: Any) -> bool:
+    """Whether the Numba type is a vector of the elements of the array's."""
+    return isinstance(vec, Vec) and vec.dtype == array.dtype
 
 
 @intrinsic
 def store(typingctx: Any, array: Any, offset: Any, vec: Any) -> Any:
     """Write the vector to array[offset : offset + lanes]; array [any] is flat, the offset in elements."""
-    if not is_flat(array) or not isinstance(offset, types.Integer) or vec != Vec(array.dtype):
+    if not is_flat(array) or not isinstance(offset, types.Integer) or not _fits(vec, array):
         return None
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -157,11 +172,11 @@ def store(typingctx: Any, array: Any, offset: Any, vec: Any) -> Any:
 
 
 @intrinsic(prefer_literal=True)
-def load_tuple(typingctx: Any, array: Any, offset: Any, stride: Any, count: Any) -> Any:
-    """The vectors at offset, offset + stride, ... of a flat array as a tuple; `count` is a compile-time constant."""
+def load_blocks(typingctx: Any, array: Any, offset: Any, stride: Any, count: Any) -> Any:
+    """The unit blocks at offset, offset + stride, ... of a flat array as a tuple; `count` is known at compile time."""
     if not is_flat(array) or not isinstance(count, types.IntegerLiteral):
         return None
-    vec = Vec(array.dtype)
+    vec = Vec(array.dtype, BLOCK)
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         array, offset, stride, _ = args
@@ -177,7 +192,7 @@ def load_tuple(typingctx: Any, array: Any, offset: Any, stride: Any, count: Any)
 @intrinsic
 def store_tuple(typingctx: Any, array: Any, offset: Any, stride: Any, vectors: Any) -> Any:
     """Write the tuple's vectors at offset, offset + stride, ... of a flat array."""
-    if not is_flat(array) or not isinstance(vectors, types.UniTuple) or vectors.dtype != Vec(array.dtype):
+    if not is_flat(array) or not isinstance(vectors, types.UniTuple) or not _fits(vectors.dtype, array):
         return None
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -193,7 +208,7 @@ def store_tuple(typingctx: Any, array: Any, offset: Any, stride: Any, vectors: A
 @intrinsic
 def add_tuple(typingctx: Any, array: Any, offset: Any, stride: Any, vectors: Any) -> Any:
     """Add the tuple's vectors to what stands at offset, offset + stride, ... of a flat array."""
-    if not is_flat(array) or not isinstance(vectors, types.UniTuple) or vectors.dtype != Vec(array.dtype):
+    if not is_flat(array) or not isinstance(vectors, types.UniTuple) or not _fits(vectors.dtype, array):
         return None
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -236,17 +251,24 @@ def load_columns(typingctx: Any, array: Any, offset: Any, stride: Any) -> Any:
 # Values
 
 
-@intrinsic
-def splat(typingctx: Any, like: Any, scalar: Any) -> Any:
-    """A vector with `scalar` in every lane, of the dtype of `like` (a vector or a flat array)."""
-    if not (isinstance(like, Vec) or is_flat(like)) or not isinstance(scalar, types.Number):
-        return None
-    vec = Vec(like.dtype)
+def _splats(name: str, registers: int) -> Any:
+    def typing(typingctx: Any, like: Any, scalar: Any) -> Any:
+        if not (isinstance(like, Vec) or is_flat(like)) or not isinstance(scalar, types.Number):
+            return None
+        vec = like if isinstance(like, Vec) else Vec(like.dtype, registers)
 
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return splat_ir(builder, args[1], vec.lanes)
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            return splat_ir(builder, args[1], vec.lanes)
 
-    return vec(like, vec.dtype), codegen
+        return vec(like, vec.dtype), codegen
+
+    typing.__name__ = name
+    typing.__doc__ = "A vector with `scalar` in every lane, like `like`: a vector, or a flat array of its dtype."
+    return intrinsic(typing)
+
+
+splat = _splats("splat", 1)
+splat_block = _splats("splat_block", BLOCK)
 
 
 @intrinsic
@@ -264,7 +286,10 @@ def constant(typingctx: Any, like: Any, single: Any, double: Any) -> Any:
 
 @intrinsic
 def polynomial(typingctx: Any, x: Any, single: Any, double: Any) -> Any:
-    """sum_k c[k] x**k by Horner's rule; c is `single` where x is a float32 vector, `double` where it is float64."""
+    """sum_k c[k] x**k; c is `single` where x is a float32 vector, `double` where it is float64.
+
+    Horner's rule in x**2 for even and for odd k: two chains half as long, for what waits for the result.
+    """
     if not isinstance(x, Vec) or not isinstance(single, types.UniTuple) or not isinstance(double, types.UniTuple):
         return None
     chosen = 1 if x.dtype == types.float32 else 2
