@@ -431,13 +431,14 @@ class NaNEmpty:
 @contextmanager
 def nan_scratch() -> Iterator[None]:
     """Fill every array that the layers or the compiled backend allocate with NaN."""
-    from fastrnn import cpu, sequence
-    from fastrnn.cpu import products
+    from fastrnn import sequence
+    from fastrnn.cpu import backward, forward, products
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sequence, "array_module", lambda array: NaNEmpty())
-        patch.setattr(cpu, "empty", NaNEmpty().empty)
-        for module in (cpu, products):
+        for module in (forward, backward):
+            patch.setattr(module, "empty", NaNEmpty().empty)
+        for module in (forward, backward, products):
             patch.setattr(module, "np", NaNEmpty())
         yield
 

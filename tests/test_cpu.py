@@ -5,6 +5,7 @@ functions that raise, every allocation is filled with NaN, and the compiled back
 """
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +26,8 @@ from cases import (
 from tolerance import assert_same_bits
 
 import fastrnn
-from fastrnn import cpu
+from fastrnn.cpu import backward, forward, pool
+from fastrnn.cpu.packed import MOST_PLACES
 
 STEPS, INPUTS = (1, 2, 7), (1, 5, 33)
 SIZES = [
@@ -65,8 +67,9 @@ def test_the_removed_reference_is_really_removed() -> None:
 
 def test_nan_scratch_reaches_the_backend() -> None:
     with nan_scratch():
-        for array in (cpu.empty(3, "float32"), cpu.np.empty((2, 2)), cpu.np.empty_like(np.ones(3))):
-            assert np.isnan(array).all()
+        for module in (forward, backward):
+            for array in (module.empty(3, "float32"), module.np.empty((2, 2)), module.np.empty_like(np.ones(3))):
+                assert np.isnan(array).all()
 
 
 def same_bits(got: dict[str, np.ndarray], want: dict[str, np.ndarray]) -> None:
@@ -96,12 +99,37 @@ def test_same_bits_with_any_number_of_threads_and_from_run_to_run(case: Case) ->
     same_bits(evaluate(make_layer(case), case, problem), want)  # weights packed anew, threads as by default
 
 
+def test_memory_of_a_pass_is_used_again_and_nothing_of_it_is_handed_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More shapes than are kept, each twice, with others between: results stay as they were, and are right."""
+    for cell in ("lstm", "gru_reset_before"):
+        case = Case(cell, "cpu", "float32", num_layers=2, bidirectional=True)
+        layer, fresh, random = make_layer(case), make_layer(case), np.random.default_rng(0)
+        calls = []
+        for steps in (3, 1, 4, 2, 5, 6) * 2:
+            x = random.standard_normal((steps, 2, case.I)).astype("float32")
+            results = flat_results(layer(x))
+            calls.append((x, results, [array.copy() for array in results]))
+        assert all(0 < len(packed.places) <= MOST_PLACES for packed in layer._packed["cpu"][0])
+        monkeypatch.setattr(forward, "LARGEST", 0)
+        for x, results, then in calls:
+            for got, before, want in zip(results, then, flat_results(fresh(x)), strict=True):
+                assert_same_bits("earlier", got, before)
+                assert_same_bits("in fresh memory", got, want)
+        assert not any(packed.places for packed in fresh._packed["cpu"][0])
+        monkeypatch.undo()
+
+
+def flat_results(output: tuple[np.ndarray, Any]) -> list[np.ndarray]:
+    y, state = output
+    return [y, *(state if isinstance(state, tuple) else (state,))]
+
+
 def test_public_number_of_threads_reaches_the_loops(monkeypatch: pytest.MonkeyPatch) -> None:
     """Large enough that the work is split: tasks are counted, and the bits stay."""
     case = Case("lstm", "cpu", "float32", T=9, B=33, I=64, H=64)
     problem, layer, results, counts = draw(case), make_layer(case), [], []
-    run = cpu.pool.run
-    monkeypatch.setattr(cpu.pool, "run", lambda tasks: (counts[-1].append(len(tasks)), run(tasks)))
+    run = pool.run
+    monkeypatch.setattr(pool, "run", lambda tasks: (counts[-1].append(len(tasks)), run(tasks)))
     monkeypatch.setattr(fastrnn.threads, "_number", None)  # restored afterwards
     for number in (1, 2, 3):
         counts.append([])

@@ -10,7 +10,7 @@ import fastrnn
 from fastrnn import roofline
 from fastrnn.bench.cases import LENGTHS_SHAPE, MAIN_CELLS, SHAPES, STREAM_SIZES, table, work
 from fastrnn.cpu import peaks
-from fastrnn.cpu.layout import row_slices
+from fastrnn.cpu.layout import part_count, row_slices
 from fastrnn.threads import Limited
 
 ODD = [(9, B, H) for B in (1, 3, 7, 33) for H in (1, 7, 100, 150, 300)]
@@ -50,7 +50,8 @@ def test_the_threads_are_those_that_a_call_deals_its_rows_to(shape: Any, most: i
     steps, batch, hidden = shape
     with Limited(number):
         plan = fastrnn.plan(fastrnn.GRU(hidden, hidden), steps, batch)
-        dealt = row_slices(None, steps, batch, 2.0 * 3 * hidden * 2 * hidden)
+        parts = part_count(steps * batch, batch, 2.0 * 3 * hidden * 2 * hidden)
+        dealt = row_slices(None, steps, batch, parts)
     assert plan.threads == len(dealt) <= min(most, number)
     assert f"{len(dealt)} thread(s) of up to {max(rows.size for rows, _ in dealt)} sequences" in plan.explain()
 

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fastrnn import threads
 from fastrnn.arrays import Array
-from fastrnn.recurrence import Zone
+from fastrnn.recurrence import Run, Zone
+
+if TYPE_CHECKING:
+    from fastrnn.cpu.packed import Sizes
 
 CHUNK_ROWS = 256  # rows (t, b) of one input product: enough to use each panel often, few enough to stay in a cache
 THREAD_FLOPS = 4e6  # a thread that is woken for less than this costs more than it brings (about 40 us of work)
+
+
+_NO_FLAGS = np.empty(0, np.bool_)
 
 
 def plain(a: Array) -> Array:
@@ -70,9 +76,8 @@ def part_count(total: int, most: int, flops: float) -> int:
     return int(max(1, min(threads.get_num_threads(), most, total * flops // THREAD_FLOPS)))
 
 
-def row_slices(lengths: Array | None, steps: int, batch: int, flops_per_row: float) -> list[tuple[Array, Array]]:
+def row_slices(lengths: Array | None, steps: int, batch: int, parts: int) -> list[tuple[Array, Array]]:
     """Rows and their lengths for each thread, longest first, dealt out so that each gets an equal share of steps."""
-    parts = part_count(steps * batch if lengths is None else int(lengths.sum()), batch, flops_per_row)
     if lengths is None:
         every = np.empty(batch, np.int64)
         every.fill(steps)
@@ -81,6 +86,20 @@ def row_slices(lengths: Array | None, steps: int, batch: int, flops_per_row: flo
     turn = np.arange(batch) % (2 * parts)
     owner = np.minimum(turn, 2 * parts - 1 - turn)  # 0 1 1 0 0 1 ...: long and short rows to each
     return [(order[owner == part], lengths[order[owner == part]]) for part in range(parts)]
+
+
+def flags(run: Run) -> Array:
+    """run.clear flat; an empty array where there is none."""
+    return _NO_FLAGS if run.clear is None else plain(run.clear)
+
+
+def kept_rows(run: Run, n: Sizes, nothing: Array) -> Array:
+    """run.keep flat, in rows of Ps; nothing where there is none."""
+    if run.keep is None:
+        return nothing
+    keep = np.zeros((run.keep.shape[0], n.Ps), run.x.dtype)
+    keep[:, : n.P] = run.keep
+    return keep.reshape(-1)
 
 
 def shares(zone: Zone | None, H: int, Hp: int, nothing: Array) -> tuple[int, Array, Array]:

@@ -153,9 +153,10 @@ def readout_rows(
 
 @kernel
 def layer_forward(
+    x: Any, x_step: int, x_row: int,  # [T, B, I] and its strides
+    y: Any, y_step: int, y_row: int, y_first: int,  # [T, B, D*P], its strides and this direction's column
     rows: Any,  # [n] rows of the batch, by falling length
     lengths: Any,  # [n] their lengths
-    x: Any, x_step: int, x_row: int,  # [T, B, I] and its strides
     clear: Any, clears: bool,  # [T, B] bool, read if clears
     reverse: bool,
     w: Any,  # [Hp/U, G, I, U]
@@ -168,7 +169,6 @@ def layer_forward(
     gates: Any,  # [T, B, V, Hp] if save, scratch [1, B, V, Hp] if READOUT
     m: Any,  # [T or 1, B, Hs], h before the projection, with one only
     s: Any,  # [T or 1, B, Hs], gated state, for a gated cell only
-    y: Any, y_step: int, y_row: int, y_first: int,  # [T, B, D*P], its strides and this direction's column
     keep: Any, seen: Any,  # recurrent dropout: factors [B, Ps] and h_prev times them [T or 1, B, Ps]; empty without
     zoned: int, zone_h: Any, zone_c: Any,  # 0: no zoneout; 1: shares [Hp]; 2: shares [T, B, Hp]; empty: none of h; c
     raw_c: Any,  # [T or 1, B, Hp] if zoned and save, or READOUT: c of the cell, before zoneout

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numba
 import numpy as np
@@ -18,6 +18,11 @@ from fastrnn.cpu.cells import Rendering
 from fastrnn.cpu.layout import aligned, plain
 from fastrnn.cpu.vector import vector_bytes
 from fastrnn.recurrence import Weights
+
+if TYPE_CHECKING:
+    from fastrnn.cpu.forward import Place
+
+MOST_PLACES = 4
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,7 @@ class Packed:
         self.cell, self.weights, self.dtype = cell, weights, weights.ih.dtype
         microkernel.ready(numba.from_dtype(self.dtype))  # kernels from the cache link to it
         self.nothing = np.empty(0, self.dtype)  # stands for what a pass does not have
+        self.places: dict[Hashable, Place] = {}  # memory of passes that have ended, for the next ones like them
         self.normalised = weights.norm_ih is not None
         self.loop = build.load("loop", cell, self.normalised)
         self.rendering: Rendering = self.loop.CELL
@@ -97,6 +103,12 @@ class Packed:
             pack(plain(w.hr), self.hr, 1, n.P, n.H)
         self.bias, self.unit = self._biases()
         self.affine = self._affine() if self.normalised else np.empty(0, self.dtype)
+
+    def keep(self, key: Hashable, place: Place) -> None:
+        """Let the next pass of this kind have the memory."""
+        if len(self.places) >= MOST_PLACES:
+            self.places.clear()
+        self.places[key] = place
 
     def _put_diagonal(self, u: Array, gates: Sequence[int]) -> None:
         """u [n, Hp] = the diagonals of these gates."""

@@ -19,7 +19,7 @@ from fastrnn.cpu.packed import Packed, Sizes
 from fastrnn.recurrence import Run, Weights
 
 if TYPE_CHECKING:
-    from fastrnn.cpu import Saved
+    from fastrnn.cpu.forward import Saved
 
 
 class Places(NamedTuple):
