@@ -119,6 +119,14 @@ def test_memory_of_a_pass_is_used_again_and_nothing_of_it_is_handed_out(monkeypa
         monkeypatch.undo()
 
 
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_segments_of_one_shape_keep_their_starts(cell: str) -> None:
+    """Without lengths and resets, each segment runs in the memory of the one before it."""
+    case = Case(cell, "cpu", "float64", T=9, lengths="none", reset="none", save="recompute")
+    problem = draw(case)
+    assert_results(case, problem, evaluate(make_layer(case), case, problem), expected(case, problem))
+
+
 def flat_results(output: tuple[np.ndarray, Any]) -> list[np.ndarray]:
     y, state = output
     return [y, *(state if isinstance(state, tuple) else (state,))]
