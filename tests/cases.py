@@ -436,9 +436,8 @@ def nan_scratch() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sequence, "array_module", lambda array: NaNEmpty())
-        for module in (forward, backward):
-            patch.setattr(module, "empty", NaNEmpty().empty)
         for module in (forward, backward, products):
+            patch.setattr(module, "empty", NaNEmpty().empty)
             patch.setattr(module, "np", NaNEmpty())
         yield
 

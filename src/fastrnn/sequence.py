@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from fastrnn import philox, recompute
+import numpy as np
+
+from fastrnn import memory, philox, recompute
 from fastrnn.arrays import Array, array_module
 from fastrnn.cells import Cell
 from fastrnn.recurrence import Backend, Columns, Given, Initial, Run, Weights, Zone
@@ -163,10 +165,11 @@ def _loops(network: Network, backend: Backend) -> Backend:
 def _allocate(xp: Any, x: Array, width: int, batch_first: bool) -> Array:
     """An uninitialised array [T, B, width]; batch_first gives it the memory layout of [B, T, width]."""
     steps, batch = x.shape[:2]
+    empty = memory.empty if xp is np else xp.empty
     if batch_first:
-        transposed: Array = xp.empty((batch, steps, width), x.dtype).transpose(1, 0, 2)
+        transposed: Array = empty((batch, steps, width), x.dtype).transpose(1, 0, 2)
         return transposed
-    array: Array = xp.empty((steps, batch, width), x.dtype)
+    array: Array = empty((steps, batch, width), x.dtype)
     return array
 
 

@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from fastrnn import memory
 from fastrnn.arrays import Array, array_module, describe, index, module_of, to_device, to_host
 from fastrnn.cells import Cell
 from fastrnn.errors import ShapeError
@@ -438,7 +439,9 @@ def parameters(
 def _parameter(name: str, value: object, expected: Array, where: str) -> Array:
     """A fresh contiguous copy on the device `where`, which a NumPy array may be brought to."""
     place = "cpu" if isinstance(value, np.ndarray) else where
-    copy: Array = array(name, value, expected.dtype, expected.shape, place).copy(order="C")
+    given = array(name, value, expected.dtype, expected.shape, place)
+    copy = memory.empty(given.shape, given.dtype) if place == "cpu" else module_of(place).empty_like(given, order="C")
+    copy[...] = given
     return to_device(copy, where)
 
 

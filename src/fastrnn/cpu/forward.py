@@ -13,11 +13,10 @@ from fastrnn.cpu import pool
 from fastrnn.cpu.blocked import row_stride
 from fastrnn.cpu.layout import CHUNK_ROWS, flags, flat, kept_rows, part_count, row_slices, shares
 from fastrnn.cpu.packed import Packed
+from fastrnn.memory import empty
 from fastrnn.recurrence import Final, Run
 
 LARGEST = 2**20  # bytes of memory that waits for the next pass: what is larger costs little to allocate, beside its use
-
-empty = np.empty  # tests replace it by one that fills with NaN
 
 
 class Saved(NamedTuple):

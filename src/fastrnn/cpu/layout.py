@@ -10,6 +10,7 @@ import numpy as np
 
 from fastrnn import threads
 from fastrnn.arrays import Array
+from fastrnn.memory import empty
 from fastrnn.recurrence import Run, Zone
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def plain(a: Array) -> Array:
 def aligned(sizes: Sequence[int], dtype: np.dtype[Any]) -> list[Array]:
     """Uninitialised arrays of these sizes, whole cache lines each, that start on one: a split load costs two."""
     line = 64 // dtype.itemsize
-    memory = np.empty(sum(sizes) + line, dtype)
+    memory = empty(sum(sizes) + line, dtype)
     start = -memory.__array_interface__["data"][0] // dtype.itemsize % line
     ends = list(accumulate(sizes, initial=start))
     return [memory[first:end] for first, end in pairwise(ends)]

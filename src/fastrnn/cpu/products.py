@@ -16,6 +16,7 @@ from fastrnn.cpu import build, pool
 from fastrnn.cpu.blocked import row_stride
 from fastrnn.cpu.layout import THREAD_FLOPS, columns_of, flat
 from fastrnn.cpu.packed import Packed, Sizes
+from fastrnn.memory import empty
 from fastrnn.recurrence import Run, Weights
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def _places(run: Run, dx: Array, n: Sizes) -> tuple[Array, Array, Places]:
 
     source = run.x
     if n.padded(n.I) != n.I:  # the products read whole blocks of columns
-        source = np.empty((steps, batch, n.padded(n.I)), run.x.dtype)
+        source = empty((steps, batch, n.padded(n.I)), run.x.dtype)
         source[:, :, : n.I], source[:, :, n.I :] = run.x, 0
     x, x_step, x_row = flat(source)
     out, dx_step, dx_row = flat(dx, written=True)
@@ -70,7 +71,7 @@ def after_loop(
     distance = row_stride(r.KEPT_PLANES * n.Hp, n.itemsize)
     dax = at.step * distance + r.DAX_FIRST * n.Hp
     dah = at.step * distance + r.DAH_FIRST * n.Hp
-    ih, hh = np.empty(width * Ip, dtype), np.empty(0 if packed.diagonal else width * n.Pp, dtype)
+    ih, hh = empty(width * Ip, dtype), empty(0 if packed.diagonal else width * n.Pp, dtype)
     hr = np.empty(n.Pp * n.Hp if w.hr is not None else 0, dtype)
     b_ih, b_hh = np.empty((2, width), dtype)
     ungated = n.G - 1 if packed.cell.gated else n.G  # the last gate of a gated cell sees the gated state instead of h
