@@ -21,6 +21,10 @@ from fastrnn.roofline import floor
 FIELD = (*ours.CONTESTANTS, *torch_peer.CONTESTANTS, *onnx_peer.CONTESTANTS)
 ORACLES = {"fastrnn": ours.REFERENCE, "torch": torch_peer.TORCH}
 
+# Seconds until the waiting workers of torch, ONNX Runtime and OpenBLAS have left the cores: 2 threads of fastrnn, LSTM,
+# T = 100, B = 64, H = 256, took 47 ms alone; 5 ms after ONNX Runtime 79, 5 ms after OpenBLAS 96; after 0.3 s 54 and 51.
+PAUSE, PAUSED_ROUNDS = 0.3, 12
+
 
 def admit(
     contestant: Contestant, case: Case, problem: Problem, threads: int, oracle: Contestant
@@ -100,8 +104,9 @@ def run(
     rows: list[Row] = []
     tops: list[Peaks] = []
     for number in threads:
-        # Waiting workers of torch and ONNX Runtime spin for some milliseconds on a core that the next one needs.
-        patient = replace(effort, pause=5e-3 if number > 1 else 0.0)
+        patient = effort
+        if number > 1 and effort.budget:
+            patient = replace(effort, pause=PAUSE, max_rounds=min(effort.max_rounds, PAUSED_ROUNDS))
         with machine.limit_threads(number):
             for case in cases:
                 progress(case, number)
