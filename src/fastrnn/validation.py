@@ -440,7 +440,9 @@ def _parameter(name: str, value: object, expected: Array, where: str) -> Array:
     """A fresh contiguous copy on the device `where`, which a NumPy array may be brought to."""
     place = "cpu" if isinstance(value, np.ndarray) else where
     given = array(name, value, expected.dtype, expected.shape, place)
-    copy = memory.empty(given.shape, given.dtype) if place == "cpu" else module_of(place).empty_like(given, order="C")
+    if place != "cpu":
+        return given.copy(order="C")
+    copy = memory.empty(given.shape, given.dtype)
     copy[...] = given
     return to_device(copy, where)
 
