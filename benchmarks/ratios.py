@@ -90,8 +90,10 @@ def busy(cells: tuple[str, ...], effort: Effort) -> Iterator[tuple[str, float]]:
         with subprocess.Popen([sys.executable, "-c", SPIN], stdout=subprocess.PIPE) as other:
             assert other.stdout is not None, "it was asked for"
             other.stdout.readline()  # it runs
-            disturbed = interleave({"": one}, effort)[""].median
-            other.kill()
+            try:
+                disturbed = interleave({"": one}, effort)[""].median
+            finally:
+                other.kill()
         yield name, disturbed / quiet
 
 
@@ -103,15 +105,14 @@ def main(
 ) -> None:
     """Print a Markdown table."""
     effort, cells = Effort(budget=budget, max_rounds=60), tuple(cell or MAIN_CELLS)
-    typer.echo(
-        f"fastrnn {fastrnn.__version__}, {threads} thread(s)\n\n| section | cell | mode | what | ratio | at most |"
-    )
-    typer.echo("|---|---|---|---|---|---|")
+    typer.echo(f"fastrnn {fastrnn.__version__}, {threads} thread(s)\n\n{HEADER}")
     with limit_threads(threads):
         for name in section or MOST:
             if name == "busy":
                 for row, ratio in busy(cells, effort):
-                    typer.echo(f"| busy | {row.replace(' ', ' | ', 1).replace(', ', ' | ', 1)} | {ratio:.2f} | 3 |")
+                    typer.echo(
+                        f"| busy | {row.replace(' ', ' | ', 1).replace(', ', ' | ', 1)} | {ratio:.2f} | {MOST[name]} |"
+                    )
                 continue
             for kind in cells:
                 for mode in MODES:

@@ -432,11 +432,11 @@ class NaNEmpty:
 def nan_scratch() -> Iterator[None]:
     """Fill every array that the layers or the compiled backend allocate with NaN."""
     from fastrnn import sequence
-    from fastrnn.cpu import backward, forward, products
+    from fastrnn.cpu import backward, forward, layout, products
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sequence, "array_module", lambda array: NaNEmpty())
-        for module in (forward, backward, products):
+        for module in (forward, backward, layout, products):
             patch.setattr(module, "empty", NaNEmpty().empty)
             patch.setattr(module, "np", NaNEmpty())
         yield

@@ -99,24 +99,31 @@ def test_same_bits_with_any_number_of_threads_and_from_run_to_run(case: Case) ->
     same_bits(evaluate(make_layer(case), case, problem), want)  # weights packed anew, threads as by default
 
 
-def test_memory_of_a_pass_is_used_again_and_nothing_of_it_is_handed_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """More shapes than are kept, each twice, with others between: results stay as they were, and are right."""
-    for cell in ("lstm", "gru_reset_before"):
-        case = Case(cell, "cpu", "float32", num_layers=2, bidirectional=True)
-        layer, fresh, random = make_layer(case), make_layer(case), np.random.default_rng(0)
-        calls = []
-        for steps in (3, 1, 4, 2, 5, 6) * 2:
-            x = random.standard_normal((steps, 2, case.I)).astype("float32")
-            results = flat_results(layer(x))
-            calls.append((x, results, [array.copy() for array in results]))
-        assert all(0 < len(packed.places) <= MOST_PLACES for packed in layer._packed["cpu"][0])
-        monkeypatch.setattr(forward, "LARGEST", 0)
-        for x, results, then in calls:
-            for got, before, want in zip(results, then, flat_results(fresh(x)), strict=True):
-                assert_same_bits("earlier", got, before)
-                assert_same_bits("in fresh memory", got, want)
-        assert not any(packed.places for packed in fresh._packed["cpu"][0])
-        monkeypatch.undo()
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize("cell", ["lstm", "gru_reset_before"])
+def test_memory_of_a_pass_is_used_again_and_nothing_of_it_is_handed_out(
+    cell: str, batch_first: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some shapes in turns, then more than are kept: results stay as they were, and are those of fresh memory."""
+    case = Case(cell, "cpu", "float32", num_layers=2, bidirectional=True, batch_first=batch_first)
+    layer, fresh, random, made = make_layer(case), make_layer(case), np.random.default_rng(0), []
+    start = forward.Place.__init__
+    monkeypatch.setattr(forward.Place, "__init__", lambda self, *rest: made.append(rest) or start(self, *rest))
+    calls, shapes = [], (3, 3, 1, 3, 1, 4, 2, 4, 5, 6, 5, 1)
+    for steps in shapes:
+        x = random.standard_normal((2, steps, case.I) if batch_first else (steps, 2, case.I)).astype("float32")
+        states = [random.standard_normal((4, 2, case.H)).astype("float32") for _ in range(1 + (cell == "lstm"))]
+        state = tuple(states) if len(states) > 1 else states[0]
+        results = flat_results(layer(x, state))
+        calls.append((x, state, results, [array.copy() for array in results]))
+    assert len(made) == 4 * len({*shapes}) + 4, "each shape once in each layer and direction, T = 1 once more"
+    assert all(0 < len(packed.places) <= MOST_PLACES for packed in layer._packed["cpu"][0])
+    monkeypatch.setattr(forward, "LARGEST", 0)
+    for x, state, results, then in calls:
+        for got, before, want in zip(results, then, flat_results(fresh(x, state)), strict=True):
+            assert_same_bits("earlier", got, before)
+            assert_same_bits("in fresh memory", got, want)
+    assert not any(packed.places for packed in fresh._packed["cpu"][0])
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru"])

@@ -58,12 +58,12 @@ class Place:
         hs, cs, gates, m, s, raw_c, seen, hats, scales = (a.reshape(-1) for a in self.saved)
         clear, aliased = flags(run), _aliased(run, n.itemsize)
         self.parts: list[tuple[Any, ...]] = []
-        self.bytes = hs.nbytes + cs.nbytes + m.nbytes + s.nbytes
+        self.bytes = sum(a.nbytes for a in self.saved)
         for rows, lengths in row_slices(run.lengths, steps, batch, parts):
             chunk = max(rows.size, min(CHUNK_ROWS, int(lengths.sum())))
             tile = rows.size * n.G * n.Hp if loop.WHOLE else loop.TILE_ROWS * n.G * n.U
             ax, near = array(True, chunk * n.G * n.Hp), array(aliased, chunk * row_stride(n.I, n.itemsize))
-            self.bytes += ax.nbytes + near.nbytes
+            self.bytes += ax.nbytes + near.nbytes + tile * n.itemsize
             self.parts.append((
                 rows, lengths, clear, run.clear is not None, run.reverse, packed.w, packed.bias, packed.u,
                 packed.diagonal, packed.unit, packed.hr, hs, cs, gates, m, s, keep, seen, *zone, raw_c,

@@ -106,9 +106,9 @@ class Packed:
 
     def keep(self, key: Hashable, place: Place) -> None:
         """Let the next pass of this kind have the memory."""
-        if len(self.places) >= MOST_PLACES:
-            self.places.clear()
-        self.places[key] = place
+        self.places[key] = place  # at the end: the others have not been used for longer
+        for oldest in list(self.places)[:-MOST_PLACES]:
+            self.places.pop(oldest, None)
 
     def _put_diagonal(self, u: Array, gates: Sequence[int]) -> None:
         """u [n, Hp] = the diagonals of these gates."""

@@ -286,10 +286,7 @@ def constant(typingctx: Any, like: Any, single: Any, double: Any) -> Any:
 
 @intrinsic
 def polynomial(typingctx: Any, x: Any, single: Any, double: Any) -> Any:
-    """sum_k c[k] x**k; c is `single` where x is a float32 vector, `double` where it is float64.
-
-    Horner's rule in x**2 for even and for odd k: two chains half as long, for what waits for the result.
-    """
+    """sum_k c[k] x**k by Horner's rule; c is `single` where x is a float32 vector, `double` where it is float64."""
     if not isinstance(x, Vec) or not isinstance(single, types.UniTuple) or not isinstance(double, types.UniTuple):
         return None
     chosen = 1 if x.dtype == types.float32 else 2
