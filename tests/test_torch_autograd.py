@@ -1,5 +1,6 @@
 """Gradients of fastrnn.torch beyond the plain backward pass: each mode by value, or refused by name."""
 
+import gc
 from typing import Any
 
 import pytest
@@ -294,3 +295,25 @@ def test_the_loop_knows_every_cell_and_every_option_of_a_network() -> None:
     assert Weights._fields == (
         "ih", "hh", "b_ih", "b_hh", "hr", "p", "ch", "norm_ih", "norm_hh", "norm_c", "norm_c_bias",
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("options", [{}, {"save": "recompute"}, {"dropout": 0.5}, {"zoneout": 0.2}], ids=str)
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
+def test_what_a_step_saved_is_freed_at_once(kind: str, options: dict[str, Any]) -> None:
+    """Reference cycles would hold it until the garbage collector happens to run."""
+    module = make(fastrnn.torch, kind, num_layers=2, **options)
+    x = torch.randn(5, 2, I, requires_grad=True)
+
+    def step() -> None:
+        y, state = module(x, lengths=[5, 3])
+        (y.sum() + sum(s.sum() for s in (state if isinstance(state, tuple) else (state,)))).backward()
+
+    for _ in range(3):  # what compiling and the first steps leave is another matter
+        step()
+    gc.collect()
+    gc.disable()
+    try:
+        step()
+        assert gc.collect() == 0
+    finally:
+        gc.enable()

@@ -121,33 +121,51 @@ class _Number(int):
     """Stands for an array that is kept as a tensor: x is -1, the others count from 0."""
 
 
-def put_away(passes: list[sequence.Pass], x: Array) -> tuple[list[Any], list[Tensor]]:
-    """Take the arrays out of `passes`, as tensors for autograd to keep, to free, and to hand to its hooks."""
-    numbers, tensors = {id(x): _Number(-1)}, list[Tensor]()
+class _Kept:
+    """The arrays of a pass as tensors, each once.
 
-    def number(value: Any) -> Any:
+    A class: only the garbage collector frees functions that call themselves, and until it runs they would hold what a
+    step saved.
+    """
+
+    def __init__(self, x: Array) -> None:
+        self.tensors, self._numbers = list[Tensor](), {id(x): _Number(-1)}
+
+    def number(self, value: Any) -> Any:
+        """Take the arrays out of what a pass saved."""
         if type(value) is np.ndarray:
             if not value.size:
                 return value
-            if id(value) not in numbers:
-                numbers[id(value)] = _Number(len(tensors))
-                tensors.append(torch.from_numpy(value))
-            return numbers[id(value)]
-        return value if value is None or type(value) is int else _mapped(value, number)
+            if id(value) not in self._numbers:
+                self._numbers[id(value)] = _Number(len(self.tensors))
+                self.tensors.append(torch.from_numpy(value))
+            return self._numbers[id(value)]
+        return value if value is None or type(value) is int else _mapped(value, self.number)
 
-    return [_of_pass(_without_output(each), number) for each in passes], tensors
+
+class _Fetched:
+    """The arrays that were put away, by number."""
+
+    def __init__(self, x: Array, tensors: Sequence[Tensor]) -> None:
+        self._x, self._arrays = x, [tensor.numpy() for tensor in tensors]
+
+    def array(self, value: Any) -> Any:
+        """Put them back."""
+        if type(value) is _Number:
+            return self._x if value < 0 else self._arrays[value]
+        return value if value is None or type(value) in (int, np.ndarray) else _mapped(value, self.array)
+
+
+def put_away(passes: list[sequence.Pass], x: Array) -> tuple[list[Any], list[Tensor]]:
+    """Take the arrays out of `passes`, as tensors for autograd to keep, to free, and to hand to its hooks."""
+    kept = _Kept(x)
+    return [_of_pass(_without_output(each), kept.number) for each in passes], kept.tensors
 
 
 def fetch(stripped: list[Any], x: Array, tensors: Sequence[Tensor]) -> list[sequence.Pass]:
     """Undo `put_away`."""
-    arrays = [tensor.numpy() for tensor in tensors]
-
-    def array(value: Any) -> Any:
-        if type(value) is _Number:
-            return x if value < 0 else arrays[value]
-        return value if value is None or type(value) in (int, np.ndarray) else _mapped(value, array)
-
-    return [_of_pass(each, array) for each in stripped]
+    fetched = _Fetched(x, tensors)
+    return [_of_pass(each, fetched.array) for each in stripped]
 
 
 def _without_output(each: sequence.Pass) -> sequence.Pass:
