@@ -439,11 +439,11 @@ class NaNEmpty:
 def nan_scratch() -> Iterator[None]:
     """Fill every array that the layers or the compiled backend allocate with NaN."""
     from fastrnn import sequence
-    from fastrnn.cpu import backward, forward, layout, products
+    from fastrnn.cpu import backward, forward, layout, products, shared
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sequence, "array_module", lambda array: NaNEmpty())
-        for module in (forward, backward, layout, products):
+        for module in (forward, backward, layout, products, shared):
             patch.setattr(module, "empty", NaNEmpty().empty)
             patch.setattr(module, "np", NaNEmpty())
         yield
@@ -457,6 +457,8 @@ def use_threads(number: int) -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(threads, "_number", number)
+        patch.setattr(layout, "PART_BYTES", 1)
+        patch.setattr(layout, "SHARED_BYTES", 0)
         for module in (layout, products):
             patch.setattr(module, "THREAD_FLOPS", 1.0)
         patch.setattr(cpu, "THREAD_WORDS", 4)

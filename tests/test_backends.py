@@ -113,12 +113,13 @@ def test_a_forked_child_can_compute(tmp_path: Path) -> None:
     code = """
 import os, numpy as np, fastrnn
 from fastrnn.cpu import layout, products
-layout.THREAD_FLOPS = products.THREAD_FLOPS = 1.0
+layout.THREAD_FLOPS = products.THREAD_FLOPS = layout.PART_BYTES = 1.0
+layout.SHARED_BYTES = 0
 fastrnn.set_num_threads(3)
 layer, x = fastrnn.GRU(5, 33, seed=0), np.random.default_rng(0).standard_normal((9, 7, 5), dtype=np.float32)
 def run():
     y, _, backward = layer.forward(x)
-    return y, backward(y).x
+    return y, backward(y).x, layer(x[:, :1])[0]  # the last one shared by threads that stand back
 want = run()
 child = os.fork()
 if child == 0:

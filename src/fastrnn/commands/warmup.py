@@ -45,6 +45,7 @@ def _compile(cell: str, dtype: str, layer_norm: bool) -> float:
     import numpy as np
 
     from fastrnn.bench.ours import make
+    from fastrnn.threads import Limited
 
     start = time.perf_counter()
     layer = make(
@@ -56,4 +57,6 @@ def _compile(cell: str, dtype: str, layer_norm: bool) -> float:
     backward(np.ones_like(y))
     with layer.stream() as stream:
         stream.step(x[0])
+    with Limited(2):  # one long sequence, which two threads share
+        make(cell, 2, 256, dtype=dtype, seed=0, layer_norm=layer_norm)(np.ones((256, 1, 2), dtype))
     return time.perf_counter() - start

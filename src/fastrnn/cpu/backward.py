@@ -10,9 +10,9 @@ from fastrnn.arrays import Array
 from fastrnn.cells import Cell
 from fastrnn.cpu import pool, products
 from fastrnn.cpu.blocked import row_stride
-from fastrnn.cpu.forward import Saved
 from fastrnn.cpu.layout import flags, flat, kept_rows, part_count, row_slices, shares
 from fastrnn.cpu.packed import Packed
+from fastrnn.cpu.saved import Saved
 from fastrnn.memory import empty
 from fastrnn.recurrence import Columns, Given, Initial, Run
 

@@ -40,6 +40,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 VARIABLE = "FASTRNN_CACHE_DIR"
 BINDING = "from fastrnn.cpu.cells.lstm import LSTM as CELL"
 PLAIN = "NORMALISED = False"
+FROM_LOOP = "from fastrnn.cpu.loop import "
 UNUSED_SECONDS = 60 * 24 * 3600  # two months
 _folders: list[Path] = []
 _modules: dict[tuple[str, str | None, bool], ModuleType] = {}
@@ -82,9 +83,11 @@ def _made(name: str, cell: Cell | None, normalised: bool) -> ModuleType:
         assert origin is not None, "a rendering stands in a file"
         files.append(Path(origin))
         bound = {BINDING: f"from {module} import {rendering} as CELL", PLAIN: f"NORMALISED = {normalised}"}
+        if name != "loop":  # it takes the cell from there
+            bound = {FROM_LOOP: f"from {load('loop', cell, normalised).__name__} import "}
         for line, value in bound.items():
             if line not in text:
-                raise AssertionError(f"{source}: expected the line {line!r}")
+                raise AssertionError(f"{source}: expected {line!r}")
             text = text.replace(line, value)
         title = f"{name}_{cell.name}{'_normalised' * normalised}"
     folder = _folder(_digest(files))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastrnn.cells import Cell
 from fastrnn.cpu.blocked import FEW_ROWS, K_BLOCK
-from fastrnn.cpu.layout import CHUNK_ROWS, part_count
+from fastrnn.cpu.layout import CHUNK_ROWS, part_count, unit_parts
 from fastrnn.cpu.loop import ROWS_AT_ONCE
 from fastrnn.cpu.microkernel import MAIN_ROWS
 from fastrnn.cpu.refusal import refuse
@@ -21,8 +21,12 @@ def describe(cell: Cell, shape: Shape) -> Loop:
     block = 2 * lanes
     threads = part_count(shape.rows, shape.batch, 2.0 * G * H * (shape.inputs + P))
     rows = -(-shape.batch // threads)
+    dealt = f"{threads} thread(s) of up to {rows} sequences each, all {shape.longest} steps alone: no barrier"
+    if (together := _sharers(cell, shape, -(-H // block))) > 1:
+        threads = together
+        dealt = f"{threads} threads share the units and meet at every step, forward; a late one is not waited for"
     stages = [
-        f"{threads} thread(s) of up to {rows} sequences each, all {shape.longest} steps alone: no barrier",
+        dealt,
         f"vectors of {lanes} {shape.dtype}, blocks of {block} units; {MAIN_ROWS} x {block} sums of {K_BLOCK} terms",
         f"input product of {CHUNK_ROWS} steps at a time ({ROWS_AT_ONCE} of them to each panel of W)",
         _step(cell, shape, rows),
@@ -39,8 +43,17 @@ def describe(cell: Cell, shape: Shape) -> Loop:
     return Loop(kernel, True, threads, _why(threads, shape), tuple(stages))
 
 
+def _sharers(cell: Cell, shape: Shape, blocks: int) -> int:
+    """As shared.sharers, of a call without resets."""
+    options = shape.layer_norm, shape.diagonal, shape.projected, shape.zoneout, shape.recurrent_dropout, cell.gated
+    steps = shape.segment or shape.steps
+    if shape.batch > 1 or any(options) or shape.rows < shape.steps:
+        return 1
+    return unit_parts(steps, len(cell.gates) * shape.hidden**2 * shape.itemsize, blocks)
+
+
 def _why(threads: int, shape: Shape) -> str:
-    alone = "one sequence is not split" if shape.batch == 1 else "too little work to wake a second thread"
+    alone = "one such sequence is not shared" if shape.batch == 1 else "too little work to wake a second thread"
     return "compiled for this cell" + (f"; {alone}" if threads == 1 else "")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -13,24 +13,12 @@ from fastrnn.cpu import pool
 from fastrnn.cpu.blocked import row_stride
 from fastrnn.cpu.layout import CHUNK_ROWS, flags, flat, kept_rows, part_count, row_slices, shares
 from fastrnn.cpu.packed import Packed
+from fastrnn.cpu.saved import Saved
+from fastrnn.cpu.shared import Shared, sharers
 from fastrnn.memory import empty
 from fastrnn.recurrence import Final, Run
 
 LARGEST = 2**20  # bytes of memory that waits for the next pass: what is larger costs little to allocate, beside its use
-
-
-class Saved(NamedTuple):
-    """What the forward pass leaves for the backward pass; shapes as in loop.layer_forward."""
-
-    hs: Array
-    cs: Array
-    gates: Array
-    m: Array
-    s: Array
-    raw_c: Array
-    seen: Array
-    hats: Array
-    scales: Array
 
 
 class Place:
@@ -53,6 +41,7 @@ class Place:
             array(cell.gated, kept, batch, n.Hs), array(made, kept, batch, n.Hp), array(keep.size, kept, batch, n.Ps),
             array(normalised, steps, batch, 2 * n.G, n.Hp), array(normalised, steps, batch, loop.SCALES),
         )  # fmt: skip
+        self._kernel = loop.layer_forward
         self._h, self._c = slice(n.P), slice(n.H) if cell.cell_state else None
         self._first, self._last = _ends(run, save)
         hs, cs, gates, m, s, raw_c, seen, hats, scales = (a.reshape(-1) for a in self.saved)
@@ -77,6 +66,14 @@ class Place:
         self.saved.hs[(*self._first, self._h)] = h0
         if self._c is not None:
             self.saved.cs[(*self._first, self._c)] = c0
+
+    def run(self, x: tuple[Array, int, int], y: tuple[Array, int, int], first: int) -> bool:
+        """Run the kernel; return whether nobody works on this memory any more."""
+        if len(self.parts) == 1:  # without a task, which costs 2 us
+            self._kernel(*x, *y, first, *self.parts[0])
+        else:
+            pool.run([partial(self._kernel, *x, *y, first, *part) for part in self.parts])
+        return True
 
     def final(self) -> tuple[Array, Array | None]:
         """The state after the last step, where it is unless the rows are chosen by their lengths."""
@@ -106,22 +103,19 @@ def recur_forward(cell: Cell, packed: Packed, run: Run, save: bool) -> Final:
     steps, batch = run.x.shape[:2]
     total = steps * batch if run.lengths is None else int(run.lengths.sum())
     parts = part_count(total, batch, 2.0 * n.G * n.H * (n.I + n.P))
+    together = sharers(packed, run)
     again = not save and run.lengths is None and run.clear is None and run.keep is None and run.zone is None
-    key = steps, batch, parts, run.reverse, run.x.strides
+    key = steps, batch, parts, together, run.reverse, run.x.strides
     place = packed.places.pop(key, None) if again else None  # nobody else has it now
     if place is None:
-        place = Place(cell, packed, run, save, parts)
+        place = Place(cell, packed, run, save, parts) if together == 1 else Shared(cell, packed, run, save, together)
     place.put(run.h0, run.c0)
-    x, y = flat(run.x), flat(run.y.array, written=True)
-    kernel = packed.loop.layer_forward
-    if parts == 1:  # without a task, which costs 2 us
-        kernel(*x, *y, run.y.first, *place.parts[0])
-    else:
-        pool.run([partial(kernel, *x, *y, run.y.first, *part) for part in place.parts])
+    free = place.run(flat(run.x), flat(run.y.array, written=True), run.y.first)
     h_n, c_n = place.final()
-    if again and place.bytes <= LARGEST:
+    if again:
         h_n, c_n = h_n.copy(), None if c_n is None else c_n.copy()
-        packed.keep(key, place)
+        if free and place.bytes <= LARGEST:
+            packed.keep(key, place)
     if run.lengths is not None:
         run.y.view[np.arange(steps)[:, None] >= run.lengths] = 0
     return Final(h_n, c_n, place.saved if save else None)

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 CHUNK_ROWS = 256  # rows (t, b) of one input product: enough to use each panel often, few enough to stay in a cache
 THREAD_FLOPS = 4e6  # a thread that is woken for less than this costs more than it brings (about 40 us of work)
-
+PART_BYTES = 2**16  # of recurrent weights that a thread reads each step: for less, meeting costs more than it brings
+SHARED_BYTES = 2**26  # of a whole call, about 0.8 ms: for less, the others come too late
 
 _NO_FLAGS = np.empty(0, np.bool_)
 
@@ -75,6 +76,13 @@ def columns_of(width: int, block: int, part: int, parts: int) -> tuple[int, int]
 def part_count(total: int, most: int, flops: float) -> int:
     """Number of threads for `total` rows of so many flops each, dealt out in at most `most` parts."""
     return int(max(1, min(threads.get_num_threads(), most, total * flops // THREAD_FLOPS)))
+
+
+def unit_parts(steps: int, step_bytes: int, blocks: int) -> int:
+    """Number of threads that share the units of one sequence, with recurrent weights of so many bytes."""
+    if steps * step_bytes < SHARED_BYTES:
+        return 1
+    return int(max(1, min(threads.get_num_threads(), blocks, step_bytes // PART_BYTES)))
 
 
 def row_slices(lengths: Array | None, steps: int, batch: int, parts: int) -> list[tuple[Array, Array]]:

@@ -21,6 +21,7 @@ from fastrnn.recurrence import Weights
 
 if TYPE_CHECKING:
     from fastrnn.cpu.forward import Place
+    from fastrnn.cpu.shared import Shared
 
 MOST_PLACES = 4
 
@@ -77,7 +78,9 @@ class Packed:
         self.cell, self.weights, self.dtype = cell, weights, weights.ih.dtype
         microkernel.ready(numba.from_dtype(self.dtype))  # kernels from the cache link to it
         self.nothing = np.empty(0, self.dtype)  # stands for what a pass does not have
-        self.places: dict[Hashable, Place] = {}  # memory of passes that have ended, for the next ones like them
+        self.places: dict[
+            Hashable, Place | Shared
+        ] = {}  # memory of passes that have ended, for the next ones like them
         self.normalised = weights.norm_ih is not None
         self.loop = build.load("loop", cell, self.normalised)
         self.rendering: Rendering = self.loop.CELL
@@ -104,7 +107,7 @@ class Packed:
         self.bias, self.unit = self._biases()
         self.affine = self._affine() if self.normalised else np.empty(0, self.dtype)
 
-    def keep(self, key: Hashable, place: Place) -> None:
+    def keep(self, key: Hashable, place: Place | Shared) -> None:
         """Let the next pass of this kind have the memory."""
         self.places[key] = place  # at the end: the others have not been used for longer
         for oldest in list(self.places)[:-MOST_PLACES]:

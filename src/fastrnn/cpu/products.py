@@ -20,7 +20,7 @@ from fastrnn.memory import empty
 from fastrnn.recurrence import Run, Weights
 
 if TYPE_CHECKING:
-    from fastrnn.cpu.forward import Saved
+    from fastrnn.cpu.saved import Saved
 
 
 class Places(NamedTuple):
