@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -23,6 +25,7 @@ from fastrnn.bench.problem import problem_of
 from fastrnn.bench.results import Entry, Peaks, Record, Row
 from fastrnn.bench.timing import Effort
 from fastrnn.cells import CELLS
+from fastrnn.commands import app as commands
 from fastrnn.roofline import Work, floor
 
 REFERENCE = ours.REFERENCE
@@ -604,3 +607,35 @@ def test_peaks_are_rates_of_all_threads_together(monkeypatch):
     peaks._bandwidth.cache_clear()
     assert peaks._bandwidth.__wrapped__(4096, 3) == 10.0 * 4096 * 3
     assert peaks.flops.__wrapped__("float64", 2) == 10.0 * 2 * peaks.CHAINS * peaks._width("float64") * 2
+
+
+@pytest.mark.parametrize("named", [[], ["--cell", "mgu", "--cell", "gru"]], ids=["imported", "named"])
+def test_a_cell_of_ones_own_is_measured_as_the_others_are(named: list[str], tmp_path: Path) -> None:
+    root = Path(__file__).parents[1]
+    shutil.copy(root / "examples" / "cells" / "minimal_gated_unit.py", tmp_path / "mine.py")
+    start = "from fastrnn.cli import main; main()"
+    command = [sys.executable, "-c", start, "bench", "--import", "mine.py", *named, "--shape", "5,2,3,4"]
+    run = subprocess.run(
+        [*command, "--budget", "0", "--json", "run.json"], cwd=tmp_path, capture_output=True, text=True, timeout=300,
+        env={**os.environ, "PYTHONPATH": str(root / "src")},
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    record = results.from_json((tmp_path / "run.json").read_text(encoding="utf-8"))
+    assert {row.case.cell for row in record.rows} == ({"mgu", "gru"} if named else {"mgu"})
+    ours_of = [row.entry("fastrnn") for row in record.rows]
+    assert all(entry and entry.status == "right" and entry.samples for entry in ours_of)
+    assert "--import mine.py" in record.settings["command"]
+
+
+@pytest.mark.parametrize("command", ["bench", "warmup"])
+def test_what_registers_no_cell_is_refused(command: str, tmp_path: Path) -> None:
+    empty, broken = tmp_path / "no_cell_in_here.py", tmp_path / "broken_import.py"
+    empty.write_text("", encoding="utf-8")
+    broken.write_text("import there_is_no_such_module\n", encoding="utf-8")
+    for given, message in (
+        (empty, "a module that registers a cell"), (broken, "there_is_no_such_module"),
+        (tmp_path / "absent.py", "a module or a file.py that can be imported"),
+    ):  # fmt: skip
+        result = CliRunner().invoke(commands, [command, "--import", str(given)])
+        assert result.exit_code == 2
+        assert message in " ".join(re.sub(r"[│╭╮╰╯─]", " ", result.output).split())

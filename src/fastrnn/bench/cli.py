@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fastrnn.bench.importing import Import, import_cells
+
 if TYPE_CHECKING:
     from fastrnn.bench.cases import Case, Shape
     from fastrnn.bench.results import Record
@@ -20,6 +22,7 @@ def bench(
     quick: Annotated[bool, typer.Option("--quick", help="Small cases, short samples: about half a minute.")] = False,
     budget: Annotated[float | None, typer.Option(min=0, help="Seconds to sample each case.")] = None,
     cell: Annotated[list[str] | None, typer.Option(help="Cells of the registry; repeatable.")] = None,
+    import_: Import = None,
     shape: Annotated[list[str] | None, typer.Option(help="T,B,I,H instead of the table's; repeatable.")] = None,
     only: Annotated[str, typer.Option(help="Only cases whose name contains this.")] = "",
     oracle: Annotated[str, typer.Option(help="Whose float64 results are right: fastrnn or torch.")] = "fastrnn",
@@ -41,7 +44,8 @@ def bench(
         if from_ is not None:
             record = results.from_json(_text(from_, "--from"))
         else:
-            cases = _cases(cell, dtype, quick, shape, only)
+            imported = import_cells(import_ or ())
+            cases = _cases(cell or imported, dtype, quick, shape, only)
             if list_cases:
                 typer.echo("\n".join(case.name for case in cases))
                 return
@@ -51,6 +55,7 @@ def bench(
                 "quick": quick,
                 "budget": budget,
                 "cell": cell,
+                "import": import_,
                 "shape": shape,
             }
             command = _command({**chosen, "only": only, "oracle": oracle})

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from fastrnn.bench.importing import Import, import_cells
 from fastrnn.commands.console import one_line_errors
 from fastrnn.commands.options import AsJson
 
@@ -15,6 +16,7 @@ from fastrnn.commands.options import AsJson
 def warmup(
     cell: Annotated[list[str] | None, typer.Option(help="Of the registry; repeatable.", show_default="all")] = None,
     dtype: Annotated[list[str] | None, typer.Option(help="Repeatable.", show_default="float32, float64")] = None,
+    import_: Import = None,
     layer_norm: Annotated[bool, typer.Option("--layer-norm", help="The kernels of layers with layer_norm.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -29,7 +31,8 @@ def warmup(
         from fastrnn.cells import CELLS
         from fastrnn.cpu.build import cache_root
 
-        cells, dtypes = cell or list(CELLS), dtype or list(validation.DTYPES["cpu"])
+        imported = import_cells(import_ or ())
+        cells, dtypes = cell or imported or list(CELLS), dtype or list(validation.DTYPES["cpu"])
         for name in cells:
             validation.choice("cell", name, tuple(CELLS))
         for name in dtypes:
