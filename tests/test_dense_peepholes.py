@@ -532,6 +532,19 @@ def test_a_mistake_around_the_kernels_is_caught(
 
 
 @on_the_standin
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_layers_with_and_without_replay_apart(dtype: str, nothing_waits: ModuleType) -> None:
+    """Passes of one shape otherwise, in turn; their weights change each time."""
+    for seed in range(5):  # launched, run in a place, captured, replayed, replayed
+        for dense in (True, False):
+            case = Case("lstm", "cuda", dtype, dense=dense, seed=seed, zoneout=0.2)
+            problem = draw(case)
+            cupy_standin.replays.clear()
+            assert_results(case, problem, test_cuda.evaluate_on_device(case, problem), expected(case, problem))
+            assert (len(cupy_standin.replays) == 2) == (seed > 1)
+
+
+@on_the_standin
 def test_cuda_refuses_gates_in_another_order(nothing_waits: ModuleType, registry: None) -> None:
     others: list[dict[str, Any]] = [
         {"peepholes": ("f", "o")}, {"peepholes": ("f", "i", "o")}, {"peepholes": ("i", "f")}, {"unit_parameters": 3},
