@@ -4,7 +4,7 @@
 // arrays), `constexpr int W = 4;` (elements a thread moves at once) and `constexpr bool options = false;` (whether it
 // knows a diagonal U, recurrent dropout and zoneout, each of which is then absent where its pointers are null; without,
 // their code is gone), `constexpr bool normalised = false;` (layer normalisation, below), with its `constexpr double
-// epsilon = 1e-05;`, and `constexpr int dense = 2;` (dense peepholes; 0 where a cell has none, and without the options).
+// epsilon = 1e-05;`, and `constexpr int dense = 2;` (dense peepholes; 0 where a cell has none, and without options).
 // A is what is computed in: float, or double for double. The cell state c, its gradient dc, the direct path of dh, the
 // biases, the unit parameters p, a diagonal U, and the gradients of both are of type A everywhere.
 //
@@ -14,7 +14,8 @@
 //                       are zone_row apart, 0 where they are rates for all rows; backward wants the cell's own c and h
 //   dense peepholes     V's products with c are done outside: the first `dense` gates see c_prev, the last one sees the
 //                       cell's own c. So a step is launched twice each way, first for what the product in between
-//                       needs, and nothing else is written then: c (h is null), the last gate's dah (dc is null)
+//                       needs: c alone (h is null), the last gate's dah alone (dc is null). That launch leaves states
+//                       and sums as they are; what else it writes, when normalised, the second one writes again
 //
 // Who owns what: a thread owns W neighbouring hidden units of a row b, for every array of the step, and strides over
 // the rest; neighbouring threads own neighbouring units, so every access of a warp is one contiguous piece. Each array
@@ -234,7 +235,8 @@ KERNEL step_forward(
       }
       for (int k = 0; k < W && !here; ++k) c_new[k] = cp[k];
       if (Cell::cell_state) store<W>(c + at, c_new);
-      if (!reads_out && !c_alone) write_h(here, b, u, at, zone_h, zone_row, hp, factor, h, seen, own_h, y, y_row, h_new);
+      if (!reads_out && !c_alone)
+        write_h(here, b, u, at, zone_h, zone_row, hp, factor, h, seen, own_h, y, y_row, h_new);
     }
     if constexpr (reads_out) {
       if (c_alone) continue;
@@ -359,7 +361,7 @@ KERNEL step_backward(
     A* read,                  // [2, B, H] scratch for a cell with c, else null, as the next
     A* dnorm_c,               // [B, 2, H] gradients of gain and bias of LN(c), sum over the steps so far, in and out
     const A* to_c,            // [B, H] dah of the last gate times V; null without dense peepholes, and where dc is null
-    const A* to_c_prev,       // [B, H] dah of step `later` times V, of the gates that saw c_prev; likewise, at the end too
+    const A* to_c_prev,       // [B, H] that of step `later`, of the gates that saw c_prev; likewise, and where none is later
     int64 t, int64 later, int64 B, int64 H) {
   const bool last_alone = dense && !dc;  // of the gates, whose gradient needs no dc
   FOR_EACH_ROW(b, B) {

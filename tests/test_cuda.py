@@ -566,7 +566,11 @@ def test_a_mask_on_the_recurrent_weights_moves_with_the_layer(dtype: str, cupy: 
 
 
 @pytest.mark.parametrize("dtype", SIXTEEN)
-@pytest.mark.parametrize(("name", "options"), [("LSTM", {}), ("GRU", {}), ("LSTM", {"peephole": "dense"})], ids=str)
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("LSTM", {}), ("GRU", {}), pytest.param("LSTM", {"peephole": "dense"}, marks=pytest.mark.nightly)],
+    ids=str,
+)
 def test_recompute_rounds_no_more_than_keeping_the_gates(name: str, options: Any, dtype: str, cupy: ModuleType) -> None:
     """Twenty segments: what is added up over them, and c and its gradient between them, stay in float32."""
     random, exact = np.random.default_rng(0), getattr(fastrnn, name)(3, 6, seed=0, dtype="float64", **options)
