@@ -361,7 +361,7 @@ KERNEL step_backward(
     A* read,                  // [2, B, H] scratch for a cell with c, else null, as the next
     A* dnorm_c,               // [B, 2, H] gradients of gain and bias of LN(c), sum over the steps so far, in and out
     const A* to_c,            // [B, H] dah of the last gate times V; null without dense peepholes, and where dc is null
-    const A* to_c_prev,       // [B, H] that of step `later`, of the gates that saw c_prev; likewise, and where none is later
+    const A* to_c_prev,       // [B, H] that of step `later`, of the gates that saw c_prev; likewise, or no such step
     int64 t, int64 later, int64 B, int64 H) {
   const bool last_alone = dense && !dc;  // of the gates, whose gradient needs no dc
   FOR_EACH_ROW(b, B) {
