@@ -4,13 +4,18 @@
 // arrays), `constexpr int W = 4;` (elements a thread moves at once) and `constexpr bool options = false;` (whether it
 // knows a diagonal U, recurrent dropout and zoneout, each of which is then absent where its pointers are null; without,
 // their code is gone), `constexpr bool normalised = false;` (layer normalisation, below), with its `constexpr double
-// epsilon = 1e-05;`. A is what is computed in: float, or double for double. The cell state c, its gradient dc, the
-// direct path of dh, the biases, the unit parameters p, a diagonal U, and the gradients of both are of type A everywhere.
+// epsilon = 1e-05;`, and `constexpr int dense = 2;` (dense peepholes; 0 where a cell has none, and without options).
+// A is what is computed in: float, or double for double. The cell state c, its gradient dc, the direct path of dh, the
+// biases, the unit parameters p, a diagonal U, and the gradients of both are of type A everywhere.
 //
 //   diagonal U          ah = diagonal * seen is taken in the kernel itself, and so is the gated state of a gated cell
 //   recurrent dropout   the products see h_prev * keep and s * keep; keep [B, P] is the same at all steps
 //   zoneout             h = zone_h * h_prev + (1 - zone_h) * h, likewise c, before the projection; rows of the shares
 //                       are zone_row apart, 0 where they are rates for all rows; backward wants the cell's own c and h
+//   dense peepholes     V's products with c are done outside: the first `dense` gates see c_prev, the last one sees the
+//                       cell's own c. So a step is launched twice each way, first for what the product in between
+//                       needs: c alone (h is null), the last gate's dah alone (dc is null). That launch leaves states
+//                       and sums as they are; what else it writes, when normalised, the second one writes again
 //
 // Who owns what: a thread owns W neighbouring hidden units of a row b, for every array of the step, and strides over
 // the rest; neighbouring threads own neighbouring units, so every access of a warp is one contiguous piece. Each array
@@ -40,6 +45,7 @@ using A = Registers<S>::type;
   _Pragma("unroll 1") for (int64 u = W * (blockIdx.x * static_cast<int64>(blockDim.x) + threadIdx.x); u < (units); \
                            u += W * static_cast<int64>(gridDim.x) * blockDim.x)
 static_assert(!(Cell::gated && Cell::separate), "the last gate of a gated cell has no ah of its own");
+static_assert(!dense || !(Cell::gated || Cell::separate || Cell::parameters), "its first launch would write more");
 
 #define KERNEL extern "C" __global__ void __launch_bounds__(256, 1)
 
@@ -99,6 +105,13 @@ __device__ __forceinline__ void accumulate(A* sum, const A (&values)[W]) {
   store<W>(sum, total);
 }
 
+// Adds to a value what a product with V gives it.
+__device__ __forceinline__ void add_from(const A* product, A (&value)[W]) {
+  A part[W];
+  load<W>(product, part);
+  for (int k = 0; k < W; ++k) value[k] += part[k];
+}
+
 // What h becomes: kept as the cell made it, mixed with the old one, held on padding, and written for all who read it.
 __device__ __forceinline__ void write_h(
     bool here, int64 b, int64 u, int64 at, const S* zone_h, int64 zone_row, const A (&hp)[W], const A (&factor)[W], S* h,
@@ -116,6 +129,7 @@ __device__ __forceinline__ void write_h(
 // A diagonal U: s * (G - 1) less, s more where the cell itself does not use h_prev. Dropout: 2s more, with a diagonal U
 // s. Zoneout: s more for h_prev, s for each mask, and for the backward pass a for c, s for h where the cell uses it.
 // Normalised: the same from memory, each row of ah a second and a third time from the cache, of c and saved once more.
+// Dense peepholes: a * (dense + 1) more, and before it a launch that moves s * 2G + a * (dense + 2) and makes c alone.
 KERNEL step_forward(
     const S* ax,           // [B, G, H] pre-activations from the input, without bias
     const S* ah,           // [B, G, H] from the recurrent product, without bias
@@ -131,7 +145,7 @@ KERNEL step_forward(
     const A* c_prev,       // [B, H] or null
     const int64* lengths,  // [B] or null
     const bool* clear,     // [B] of step t, or null
-    S* h,                  // [B, H]; with a projection its input, zero on padding
+    S* h,                  // [B, H]; with a projection its input, zero on padding; null in a launch that makes c alone
     A* c,                  // [B, H] or null
     S* saved,              // [B, V, H] or null
     S* seen,               // [B, H] h * keep for the next product; null without keep, with a diagonal U or a projection
@@ -141,8 +155,11 @@ KERNEL step_forward(
     const A* gains,        // normalised only, as the next two, else null
     const A* of_x,         // [B, 2] moments of ax
     A* of_rows,            // [B, ROWS, 2] those of h U and c, written; of a gated cell's first product read
+    const A* from_c_prev,  // [B, dense, H] c_prev V^T of the gates that see it; null without dense peepholes
+    const A* from_c,       // [B, H] c V^T of the last gate, likewise; null in a launch that makes c alone
     S* y,                  // rows of H, y_row apart; null with a projection
     int64 y_row, int64 t, int64 B, int64 H) {
+  const bool c_alone = dense && !h;
   FOR_EACH_ROW(b, B) {
     const bool here = exists(lengths, b, t), cleared = is_set(clear, b);
     Moments m_x, m_h, m_last;
@@ -199,6 +216,9 @@ KERNEL step_forward(
           load<W>(bias + Cell::gates * H + u, add);
           for (int k = 0; k < W; ++k) from_h[Cell::gates - 1][k] += add[k];
         }
+        for (int g = 0; g < dense; ++g)
+          if (from_c_prev && !cleared) add_from(from_c_prev + (b * dense + g) * H + u, from_h[g]);
+        if (dense && from_c) add_from(from_c + at, from_h[Cell::gates - 1]);
         for (int n = 0; n < Cell::parameters; ++n) load<W>(p + n * H + u, own[n]);
         for (int k = 0; k < W; ++k) {
           A x[Cell::gates], r[Cell::gates], v[Cell::saved + 1], q[Cell::parameters + 1];
@@ -215,9 +235,11 @@ KERNEL step_forward(
       }
       for (int k = 0; k < W && !here; ++k) c_new[k] = cp[k];
       if (Cell::cell_state) store<W>(c + at, c_new);
-      if (!reads_out) write_h(here, b, u, at, zone_h, zone_row, hp, factor, h, seen, own_h, y, y_row, h_new);
+      if (!reads_out && !c_alone)
+        write_h(here, b, u, at, zone_h, zone_row, hp, factor, h, seen, own_h, y, y_row, h_new);
     }
     if constexpr (reads_out) {
+      if (c_alone) continue;
       const A* of_cell = (own_c ? own_c : c) + b * H;
       Moments m_c;
       if (here) {
@@ -302,6 +324,7 @@ __device__ __forceinline__ void arriving(
 // h_prev where the cell itself does not use it, s for s, s less for the product. Dropout and zoneout: s for each array.
 // Normalised: s * 2G more, for a gated cell 2s here; 4a more for the gradients of LN(c)'s gain and bias. What it reads
 // again, and `read`, should come from the cache.
+// Dense peepholes: 2a more, and before it a launch that moves s * (V + 3) + 3a and makes the last gate's dah alone.
 KERNEL step_backward(
     const S* saved,           // [B, V, H]
     const A* p,               // [N, H], null where N = 0
@@ -325,7 +348,7 @@ KERNEL step_backward(
     const S* product,         // [B, H] dah of step `later` times U; null where there is none, and with a diagonal U
     const S* dm,              // [B, H] gradient of the projection's input; null without a projection
     A* direct,                // [B, H] dh on the direct path; in and out; null with a projection
-    A* dc,                    // [B, H] in and out, or null
+    A* dc,                    // [B, H] in and out, or null; null too in a launch that makes the last gate's dah alone
     S* dax,                   // [B, G, H] where `separate`, else null: dah is dax
     S* dah,                   // [B, G, H]
     S* dah_last,              // [B, H] the last gate's, gated cells only, else null
@@ -337,7 +360,10 @@ KERNEL step_backward(
     S* dhu,                   // likewise, their gradients
     A* read,                  // [2, B, H] scratch for a cell with c, else null, as the next
     A* dnorm_c,               // [B, 2, H] gradients of gain and bias of LN(c), sum over the steps so far, in and out
+    const A* to_c,            // [B, H] dah of the last gate times V; null without dense peepholes, and where dc is null
+    const A* to_c_prev,       // [B, H] that of step `later`, of the gates that saw c_prev; likewise, or no such step
     int64 t, int64 later, int64 B, int64 H) {
+  const bool last_alone = dense && !dc;  // of the gates, whose gradient needs no dc
   FOR_EACH_ROW(b, B) {
     const bool here = exists(lengths, b, t), cleared = is_set(clear, b);
     Moments m_c;
@@ -364,7 +390,7 @@ KERNEL step_backward(
             Cell::readout_backward(values, c_hat[k] * gain[k] + bias_c[k], dh[k], out[k], dv[k]);
             along[k] = dv[k] * c_hat[k];
           }
-          accumulate(dnorm_c + b * 2 * H + u, along), accumulate(dnorm_c + (b * 2 + 1) * H + u, dv);
+          if (!last_alone) accumulate(dnorm_c + b * 2 * H + u, along), accumulate(dnorm_c + (b * 2 + 1) * H + u, dv);
           for (int k = 0; k < W; ++k) dv[k] *= gain[k];
           store<W>(d_o + u, out), store<W>(d_hat + u, dv);
         }
@@ -384,7 +410,8 @@ KERNEL step_backward(
       const S* dy_at = here && dy ? dy + b * dy_row + u : nullptr;
       if (!dm) arriving(direct, product, keep, lengths, clear_later, dy_at, later, b, at, dh);
       if (dm && here) load<W>(dm + at, dh);
-      if (Cell::cell_state) load<W>(dc + at, dc_t);
+      if (Cell::cell_state && !last_alone) load<W>(dc + at, dc_t);
+      if (dense && to_c_prev && exists(lengths, b, later) && !is_set(clear_later, b)) add_from(to_c_prev + at, dc_t);
       if (Cell::cell_state && dcells && here) {
         load<W>(dcells + b * dcells_row + u, add);
         for (int k = 0; k < W; ++k) dc_t[k] += add[k];
@@ -403,6 +430,7 @@ KERNEL step_backward(
         if (Cell::cell_state) load<W>(c + at, c_t);
         if (options && zone_h) divide(zone_h + b * zone_row + u, dh, held_h);
         if (options && zone_c) divide(zone_c + b * zone_row + u, dc_t, held_c);
+        if (dense && to_c) add_from(to_c + at, dc_t);
         if constexpr (reads_out) {
           A d[W];
           load<W>(d_hat + u, d), load<W>(d_o + u, dh);
@@ -448,13 +476,15 @@ KERNEL step_backward(
       }
       for (int g = 0; g < Cell::gates; ++g) {
         const bool apart = Cell::separate && g == Cell::gates - 1;
+        if (last_alone && g < Cell::gates - 1) continue;
         if (Cell::separate) store<W>(dax + (b * Cell::gates + g) * H + u, gate[g]);
         store<W>(gate_of(dah, dah_last, b, g, H) + u, apart ? last : gate[g]);
       }
-      if (!dm) store<W>(direct + at, dh_prev);
-      if (Cell::cell_state) store<W>(dc + at, dc_t);
+      if (!dm && !last_alone) store<W>(direct + at, dh_prev);
+      if (Cell::cell_state && !last_alone) store<W>(dc + at, dc_t);
     }
     if constexpr (normalised) {
+      if (last_alone) continue;
       constexpr int first = Cell::gated ? inner : 0, rows = Cell::gates - first, of = Cell::gated ? OF_LAST : OF_H;
       __syncthreads();  // the row's gradients are there
       before_gain(

@@ -32,6 +32,7 @@ LAYERS: dict[str, Callable[..., Any]] = {
 }
 LAYERS |= {name: fastrnn.layers.LAYERS[name] for name in CELLS if name not in LAYERS}  # those of conftest.py
 BACKENDS = ("reference", "cpu")
+DENSE_CELLS = tuple(name for name, cell in CELLS.items() if cell.peepholes and not cell.unit_parameters)
 FUNCTIONS = [name for name in vars(Backend) if not name.startswith("_")]  # of every backend
 DTYPES = ("float32", "float64")
 LOSSES = ("y", "state", "cells")
@@ -58,7 +59,7 @@ class Case:
     zoneout: float = 0.0  # of h (not with a projection) and of c
     recurrent_dropout: float = 0.0
     layer_norm: bool = False
-    dense: bool = False  # peepholes; on the reference only, see test_dense_peepholes.py
+    dense: bool = False  # peepholes, of DENSE_CELLS; see test_dense_peepholes.py
     recurrent: str = "full"  # "diagonal", "mask" (a random one)
     save: str = "gates"
     training: bool = False  # implied by dropout
@@ -182,6 +183,26 @@ PROJECTIONS = {
         "reset": "random",
     },
 }
+DENSE = {  # on CUDA alone of the compiled backends, and on DENSE_CELLS
+    "dense": {},
+    "dense-no-bias-mask": {"bias": False, "recurrent": "mask", "num_layers": 2, "seed": 4},
+    "dense-ragged": {"lengths": "random", "reset": "random", "bidirectional": True, "B": 5},
+    "dense-everything": OPTIONS["everything"],
+    "dense-zoneout-training": OPTIONS["zoneout-training"],
+    "dense-projection-everything": PROJECTIONS["projection-everything"],
+    "dense-diagonal-regularised": OPTIONS["diagonal-regularised"],
+    "dense-recompute-everything": OPTIONS["recompute-everything"],
+    "dense-norm-everything": OPTIONS["norm-everything"],
+    "dense-norm-projection": PROJECTIONS["norm-projection"],
+    "dense-norm-diagonal": OPTIONS["norm-diagonal"],
+    "dense-norm-recompute": {**OPTIONS["norm-recompute"], "bidirectional": True},
+    **{f"dense-{name}": {**option, "seed": 5} for name, option in OPTIONS.items() if name.startswith("loss-")},
+    "dense-state-h": {"state": "h", "reset": "first"},
+    "dense-ones": OPTIONS["ones"],
+    "dense-B1-H33": {"B": 1, "H": 33, "reset": "random"},
+    "dense-H1": {"H": 1, "lengths": "random"},
+    "dense-norm-H67": OPTIONS["norm-H67"],
+}
 
 
 def option_cases(backend: str, dtype: str) -> Iterator[tuple[str, Case]]:
@@ -193,8 +214,11 @@ def option_cases(backend: str, dtype: str) -> Iterator[tuple[str, Case]]:
 
 
 def cuda_cases(dtype: str) -> Iterator[tuple[str, Case]]:
-    """As option_cases, for the CUDA backend."""
-    return option_cases("cuda", dtype)
+    """As option_cases, for the CUDA backend, and its dense peepholes."""
+    yield from option_cases("cuda", dtype)
+    for cell in DENSE_CELLS:
+        for name, option in DENSE.items():
+            yield name, Case(cell, "cuda", dtype, dense=True, **option)
 
 
 # Cells whose kernels are compiled everyday; a pair of them, forward and backward, takes 10 to 20 s.

@@ -19,6 +19,7 @@ import pytest
 import test_properties
 from cases import (
     CELLS,
+    DENSE_CELLS,
     DTYPES,
     FUNCTIONS,
     Case,
@@ -80,10 +81,12 @@ SIZES = [(1, 2, 5, 1), (2, 33, 1, 7), (7, 3, 33, 33), (2, 1, 5, 257), (5, 5, 4, 
 CASES = [
     *(case for dtype in DTYPES for _, case in cuda_cases(dtype)),
     *(Case(cell, "cuda", dtype, *size, seed=k) for dtype in DTYPES for cell in CELLS for k, size in enumerate(SIZES)),
+    *(Case(cell, "cuda", "float32", *size, dense=True, seed=1) for cell in DENSE_CELLS for size in SIZES),
 ]
 SOME = (
     "plain", "everything", "projection-everything", "reset-lengths-bidirectional", "diagonal-regularised",
-    "zoneout-training", "norm-everything", "norm-projection", "norm-diagonal",
+    "zoneout-training", "norm-everything", "norm-projection", "norm-diagonal", "dense-everything",
+    "dense-projection-everything", "dense-diagonal-regularised", "dense-norm-everything",
 )  # fmt: skip
 REGULARISED: dict[str, Any] = {"zoneout": 0.3, "recurrent_dropout": 0.3, "training": True}
 DIAGONAL: dict[str, Any] = {"recurrent": "diagonal", "zoneout": 0.2}
@@ -92,6 +95,20 @@ NORMALISED: dict[str, Any] = {"layer_norm": True, "zoneout": 0.2}
 ALTOGETHER: list[dict[str, Any]] = [
     norm | options for norm in ({}, {"layer_norm": True}) for options in ({}, REGULARISED, {**REGULARISED, **DIAGONAL})
 ]
+DENSE: dict[str, Any] = {"dense": True}
+ALTOGETHER += [
+    DENSE, {**DENSE, **REGULARISED, "proj_size": 3}, {**DENSE, **REGULARISED, **DIAGONAL},
+    {**DENSE, **REGULARISED, "layer_norm": True},
+]  # fmt: skip
+
+
+def cells_with(options: Any) -> list[str]:
+    return [cell for cell in CELLS if cell in DENSE_CELLS or not options.get("dense")]
+
+
+def on_cells(*several: Any) -> list[Any]:
+    """Every cell with each of these options that it can have."""
+    return [pytest.param(cell, options, id=f"{cell}-{options}") for options in several for cell in cells_with(options)]
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -176,17 +193,21 @@ def test_rows_that_are_no_whole_vectors_are_taken_one_by_one() -> None:
     assert_results(case, problem, evaluate_on_device(case, problem), expected(case, problem))
 
 
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize(("cell", "options"), on_cells({}, {"layer_norm": True}, DENSE, {**DENSE, "layer_norm": True}))
 @pytest.mark.parametrize(("T", "B"), [(0, 3), (4, 0)])
-@pytest.mark.parametrize("layer_norm", [False, True], ids=["plain", "norm"])
-def test_nothing_to_do(cell: str, T: int, B: int, layer_norm: bool, cupy: ModuleType) -> None:
-    case = Case(cell, "cuda", T=T, B=B, bidirectional=True, layer_norm=layer_norm)
+def test_nothing_to_do(cell: str, T: int, B: int, options: Any, cupy: ModuleType) -> None:
+    case = Case(cell, "cuda", T=T, B=B, bidirectional=True, **options)
     problem = draw(case)
     assert_results(case, problem, evaluate_on_device(case, problem), expected(case, problem))
 
 
-@pytest.mark.parametrize("options", [{}, {"zoneout": 0.3}, DIAGONAL, NORMALISED, {**DIAGONAL, **NORMALISED}], ids=str)
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize(
+    ("cell", "options"),
+    on_cells(
+        {}, {"zoneout": 0.3}, DIAGONAL, NORMALISED, {**DIAGONAL, **NORMALISED}, DENSE, {**DENSE, "zoneout": 0.3},
+        {**DENSE, **NORMALISED}, {**DENSE, **DIAGONAL}, {**DENSE, "proj_size": 3},
+    ),
+)  # fmt: skip
 def test_a_call_that_saves_nothing_has_the_same_bits(cell: str, options: Any, cupy: ModuleType) -> None:
     case = Case(cell, "cuda", T=6, lengths="random", reset="random", bidirectional=True, num_layers=2, **options)
     layer, problem = make_layer(case, device="cuda:0"), on_device(draw(case))
@@ -199,7 +220,7 @@ def test_a_call_that_saves_nothing_has_the_same_bits(cell: str, options: Any, cu
 
 @pytest.mark.parametrize("options", ALTOGETHER, ids=str)
 def test_padding_reaches_nothing(options: Any, cupy: ModuleType) -> None:
-    for cell in CELLS:
+    for cell in cells_with(options):
         case = Case(cell, "cuda", T=6, B=4, lengths="random", bidirectional=True, **options)
         problem, layer = draw(case), make_layer(case, device="cuda:0")
         want = evaluate_on_device(case, problem, layer)
@@ -217,7 +238,7 @@ def test_padding_reaches_nothing(options: Any, cupy: ModuleType) -> None:
 
 @pytest.mark.parametrize("options", ALTOGETHER, ids=str)
 def test_backward_is_pure(options: Any, cupy: ModuleType) -> None:
-    for cell in CELLS:
+    for cell in cells_with(options):
         case = Case(cell, "cuda", reset="random", num_layers=2, **options)
         problem = on_device(draw(case))
         y, _, backward = make_layer(case, device="cuda:0").forward(
@@ -232,15 +253,14 @@ def test_backward_is_pure(options: Any, cupy: ModuleType) -> None:
 
 
 @pytest.mark.parametrize(
-    "options",
-    [
+    ("cell", "options"),
+    on_cells(
         {}, {"zoneout": 0.3}, {"projected": True, "zoneout": 0.3}, DIAGONAL, {"projected": True, **NORMALISED},
-        {**DIAGONAL, **NORMALISED},
-    ],
-    ids=str,
+        {**DIAGONAL, **NORMALISED}, DENSE, {**DENSE, "projected": True, "zoneout": 0.3}, {**DENSE, **DIAGONAL},
+        {**DENSE, **NORMALISED},
+    ),
 )  # fmt: skip
 @pytest.mark.parametrize("dtype", [*DTYPES, "float16"])
-@pytest.mark.parametrize("cell", CELLS)
 def test_a_stream_equals_the_whole_sequence(cell: str, dtype: str, options: Any, cupy: ModuleType) -> None:
     others = {name: value for name, value in options.items() if name != "projected"}
     projected = "projected" in options and CELLS[cell].cell_state
@@ -333,13 +353,19 @@ def test_a_diagonal_needs_no_product_in_the_loop(cell: str, cupy: ModuleType, mo
     assert "dU in the loop" in told
 
 
-@pytest.mark.parametrize("cell", ["lstm", "gru_reset_before"])
-def test_rows_beyond_the_largest_grid(cell: str, cupy: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("cell", "options"),
+    [("lstm", {}), ("gru_reset_before", {}), ("lstm", DENSE), ("lstm", {**DENSE, "layer_norm": True})],
+)
+def test_rows_beyond_the_largest_grid(
+    cell: str, options: Any, cupy: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A grid has at most 65535 rows of blocks; here one, of several rows, so that every thread goes on to others."""
     from fastrnn.cuda import kernels
 
     monkeypatch.setattr(kernels, "GRID_ROWS", 1)
-    case = Case(cell, "cuda", T=5, B=11, H=5, lengths="random", proj_size=3 if CELLS[cell].cell_state else 0)
+    proj_size = 3 if CELLS[cell].cell_state else 0
+    case = Case(cell, "cuda", T=5, B=11, H=5, lengths="random", proj_size=proj_size, **options)
     problem = draw(case)
     assert_results(case, problem, evaluate_on_device(case, problem), expected(case, problem))
 
@@ -497,7 +523,7 @@ def test_another_struct_is_another_cubin(cupy: ModuleType, registry: None) -> No
 
 # Every pair of option values together, at least four of them not the default; the dtypes are the GPU's.
 
-CHOICES = {**test_properties.CHOICES, "dtype": ALL_DTYPES, "proj_size": (0, 1, 8)}
+CHOICES = {**test_properties.CHOICES, "dtype": ALL_DTYPES, "proj_size": (0, 1, 8), "dense": (False, True)}
 del CHOICES["threads"]  # of the CPU
 COVERING = [
     Case(backend="cuda", seed=seed, **options, **{**sizes, "H": 24 if seed % 2 else 5 + sizes["H"]})
@@ -540,16 +566,21 @@ def test_a_mask_on_the_recurrent_weights_moves_with_the_layer(dtype: str, cupy: 
 
 
 @pytest.mark.parametrize("dtype", SIXTEEN)
-@pytest.mark.parametrize("name", ["LSTM", "GRU"])
-def test_recompute_rounds_no_more_than_keeping_the_gates(name: str, dtype: str, cupy: ModuleType) -> None:
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("LSTM", {}), ("GRU", {}), pytest.param("LSTM", {"peephole": "dense"}, marks=pytest.mark.nightly)],
+    ids=str,
+)
+def test_recompute_rounds_no_more_than_keeping_the_gates(name: str, options: Any, dtype: str, cupy: ModuleType) -> None:
     """Twenty segments: what is added up over them, and c and its gradient between them, stay in float32."""
-    random, exact = np.random.default_rng(0), getattr(fastrnn, name)(3, 6, seed=0, dtype="float64")
+    random, exact = np.random.default_rng(0), getattr(fastrnn, name)(3, 6, seed=0, dtype="float64", **options)
     exact.update({key: value.astype(dtype).astype("float64") for key, value in exact.params.items()})
     x, dy = (random.uniform(0, 1, (400, 2, n)).astype(dtype) for n in (3, 6))
-    want = exact.forward(x.astype("float64")).backward(dy.astype("float64")).params
+    with fastrnn.use_backend("reference"):
+        want = exact.forward(x.astype("float64")).backward(dy.astype("float64")).params
     errors = dict[str, dict[str, float]]()
     for save in ("gates", "recompute"):
-        layer = getattr(fastrnn, name)(3, 6, seed=0, dtype=dtype, device="cuda:0", save=save)
+        layer = getattr(fastrnn, name)(3, 6, seed=0, dtype=dtype, device="cuda:0", save=save, **options)
         layer.update({key: cupy.asarray(value.astype(dtype)) for key, value in exact.params.items()})
         got = layer.forward(cupy.asarray(x)).backward(cupy.asarray(dy)).params
         errors[save] = {

@@ -17,7 +17,7 @@ import host_kernels
 import numpy as np
 import pytest
 from cases import CELLS, Case, assert_results, cuda_cases, draw, expected, make_layer
-from test_cuda import REGULARISED, SOME, evaluate_on_device, on_device, to_device
+from test_cuda import DENSE, REGULARISED, SOME, evaluate_on_device, on_cells, on_device, to_device
 from tolerance import assert_close, assert_same_bits, rounding
 
 import fastrnn
@@ -66,13 +66,16 @@ def test_a_replayed_pass_has_the_bits_of_a_launched_one(case: Case, cupy: Module
 
 @pytest.mark.parametrize("layer_norm", [False, True], ids=["plain", "norm"])
 @pytest.mark.parametrize("recurrent", ["full", "diagonal"])
-@pytest.mark.parametrize("cell", CELLS)
-def test_updates_reach_replayed_passes(cell: str, recurrent: str, layer_norm: bool, cupy: ModuleType) -> None:
+@pytest.mark.parametrize(("cell", "options"), on_cells({}, DENSE))
+def test_updates_reach_replayed_passes(
+    cell: str, options: Any, recurrent: str, layer_norm: bool, cupy: ModuleType
+) -> None:
     """One parameter at a time, so that none leans on another's change; a launched pass reads the parameters itself."""
     from fastrnn.cuda import places
 
     projected = recurrent == "full" and CELLS[cell].cell_state
-    case = Case(cell, "cuda", "float32", recurrent=recurrent, proj_size=3 if projected else 0, layer_norm=layer_norm)
+    options = {**options, "recurrent": recurrent, "layer_norm": layer_norm}
+    case = Case(cell, "cuda", "float32", proj_size=3 if projected else 0, **options)
     layer, x, rng = make_layer(case, device="cuda:0"), to_device(draw(case).x), np.random.default_rng(0)
     for _ in range(4):
         before = layer(x)[0]
@@ -155,11 +158,12 @@ def test_of_the_places_of_a_shape_those_that_fit_are_kept(cupy: ModuleType, monk
 
 
 @pytest.mark.parametrize(
-    "options",
-    [{}, REGULARISED, {**REGULARISED, "recurrent": "diagonal"}, {**REGULARISED, "layer_norm": True}],
-    ids=str,
-)
-@pytest.mark.parametrize("cell", CELLS)
+    ("cell", "options"),
+    on_cells(
+        {}, REGULARISED, {**REGULARISED, "recurrent": "diagonal"}, {**REGULARISED, "layer_norm": True}, DENSE,
+        {**DENSE, "dtype": "bfloat16"}, {**DENSE, **REGULARISED, "layer_norm": True},
+    ),
+)  # fmt: skip
 def test_the_memory_of_a_place_is_counted(cell: str, options: Any, cupy: ModuleType) -> None:
     """All but what has one step's size: weights, workspace, what both loops write; also of a pass that saves nothing.
 
@@ -167,7 +171,7 @@ def test_the_memory_of_a_place_is_counted(cell: str, options: Any, cupy: ModuleT
     """
     from fastrnn.cuda import places
 
-    case = Case(cell, "cuda", "float32", T=5, B=3, H=64, **options)
+    case = Case(cell, "cuda", T=5, B=3, H=64, **{"dtype": "float32", **options})
     layer, problem = make_layer(case, device="cuda:0"), on_device(draw(case))
     for save in (True, False):
         for _ in range(2):
@@ -240,8 +244,9 @@ def test_explain_tells_what_a_pass_does(training: bool, cupy: ModuleType, monkey
             )
 
 
-def test_a_stream_is_replayed_and_may_be_captured(cupy: ModuleType) -> None:
-    case = Case("lstm", "cuda", T=8, num_layers=2)
+@pytest.mark.parametrize("options", [{}, DENSE, {**DENSE, "layer_norm": True, "zoneout": 0.3}], ids=str)
+def test_a_stream_is_replayed_and_may_be_captured(options: Any, cupy: ModuleType) -> None:
+    case = Case("lstm", "cuda", T=8, num_layers=2, **options)
     layer, problem = make_layer(case, device="cuda:0"), on_device(draw(case))
     want, _ = layer(problem.x)
     with layer.stream(case.B) as stream:
@@ -356,10 +361,12 @@ def test_a_stream_that_no_pass_can_run_on_is_refused(cupy: ModuleType, become: A
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("cell", CELLS)
-def test_no_product_is_left_to_cupy(cell: str, dtype: str, cupy: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("cell", "options"), on_cells({}, DENSE))
+def test_no_product_is_left_to_cupy(
+    cell: str, options: Any, dtype: str, cupy: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It sums in modes of its own."""
-    case = Case(cell, "cuda", dtype, lengths="random", proj_size=3 if CELLS[cell].cell_state else 0)
+    case = Case(cell, "cuda", dtype, lengths="random", proj_size=3 if CELLS[cell].cell_state else 0, **options)
     problem, layer = draw(case), make_layer(case, device="cuda:0")
     want = expected(case, problem)
     monkeypatch.setattr(cupy_standin, "matmul", None)
@@ -367,9 +374,9 @@ def test_no_product_is_left_to_cupy(cell: str, dtype: str, cupy: ModuleType, mon
     assert_results(case, problem, evaluate_on_device(case, problem, layer), want)
 
 
-def _passes_on_two_streams() -> None:
+def _passes_on_two_streams(dense: bool = False) -> None:
     """Forward on one stream, backward on another, often enough to be replayed, and the memory used anew."""
-    case = Case("lstm", "cuda", num_layers=2, dropout=0.3)
+    case = Case("lstm", "cuda", num_layers=2, dropout=0.3, dense=dense)
     first, second = (cupy_standin.Stream(non_blocking=True) for _ in range(2))
     with first:
         layer = make_layer(case, device="cuda:0")
@@ -410,9 +417,10 @@ def test_the_handle_is_given_back_as_it_was(cupy: ModuleType, monkeypatch: pytes
     assert (cupy_standin.Cublas.workspace, cupy_standin.Cublas.math_mode) == (None, 3)
 
 
-def test_backward_on_another_stream_is_ordered(cupy: ModuleType) -> None:
+@pytest.mark.parametrize("dense", [False, True])
+def test_backward_on_another_stream_is_ordered(dense: bool, cupy: ModuleType) -> None:
     cupy_standin.waits.clear()
-    _passes_on_two_streams()
+    _passes_on_two_streams(dense)
     assert cupy_standin.waits == []
 
 
@@ -533,6 +541,20 @@ def test_products(turned: tuple[bool, bool], rows: int, inner: int, columns: int
     given = [to_device(array).T if turn else to_device(array) for array, turn in zip((a, b), turned, strict=True)]
     out = multiply(*given, out=cupy.empty((rows, columns), "float32"))
     assert_same_bits("product", out._host, left @ right)
+
+    def of_a_wider_one(array: np.ndarray, turn: bool) -> Any:
+        wider = np.full((array.shape[0], array.shape[1] + 5), np.nan, np.float32)
+        wider[:, 2:-3] = array
+        return to_device(wider)[:, 2:-3].T if turn else to_device(wider)[:, 2:-3]
+
+    apart = [of_a_wider_one(array, turn) for array, turn in zip((a, b), turned, strict=True)]
+    for one, other in ((apart[0], given[1]), (given[0], apart[1]), apart):
+        out = multiply(one, other, out=cupy.empty((rows, columns), "float32"))
+        assert_same_bits("product with rows apart", out._host, left @ right)
+    with pytest.raises(AssertionError, match="stand side by side"):
+        multiply(
+            cupy.zeros((6, 6), "float32")[::2, ::2], cupy.zeros((3, 3), "float32"), out=cupy.empty((3, 3), "float32")
+        )
 
 
 # Wrong captures: what, a change of the code under test, what is seen

@@ -1,7 +1,9 @@
-"""Dense peepholes, `peephole="dense"`: the reference alone has them, so their tests stand apart from all others.
+"""Dense peepholes, `peephole="dense"`, on the reference and on CUDA; the CPU's compiled loop refuses them.
 
-They go through the same checks: finite differences with every pair of options, torch with autograd step by step, the
-properties, streams and checkpoints; and they are diagonal peepholes where the matrices are diagonal.
+The reference goes through the same checks as without them: finite differences with every pair of options, torch with
+autograd step by step, the properties, streams and checkpoints; and they are diagonal peepholes where the matrices are
+diagonal. CUDA is held against it here with every pair of options; test_cuda.py, test_cuda_graphs.py and
+test_host_kernels.py take them along with all else.
 """
 
 from dataclasses import replace
@@ -9,15 +11,17 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import cupy_standin
 import host_kernels
 import numpy as np
 import pytest
 import test_checkpoint
+import test_cuda
 import test_properties
 import test_reference
 import test_stream
 import torch
-from cases import DTYPES, Case, assert_results, by_name, draw, evaluate, expected, make_layer
+from cases import DENSE_CELLS, DTYPES, Case, assert_results, by_name, draw, evaluate, expected, make_layer
 from test_properties import CHOICES, EVERYTHING, all_pairs, pairs, possible_pairs
 from tolerance import assert_close, assert_same_bits, rounding
 from torch.nn.functional import layer_norm
@@ -306,25 +310,24 @@ def test_the_rows_belong_to_i_f_o() -> None:
 # Backends
 
 
-def refused(backend: str, layer: Any, x: Any) -> None:
-    wanted = (
-        f"peephole: expected False or True on the backend '{backend}', got 'dense'; "
-        "call it under fastrnn.use_backend('reference')"
-    )
-    calls = [
+def calls(layer: Any, x: Any) -> list[Any]:
+    return [
         lambda: layer(x), lambda: layer.forward(x, training=True), lambda: layer.stream(2),
         lambda: fastrnn.plan(layer, 3, 2),
     ]  # fmt: skip
-    for call in calls:
-        with pytest.raises(ValueError) as caught:  # noqa: PT011 - the whole text is compared
-            call()
-        assert str(caught.value) == wanted
-    assert layer.calls == 0
 
 
 def test_the_cpu_backend_refuses_them_by_name() -> None:
     layer, x = fastrnn.LSTM(2, 3, peephole="dense", seed=0), np.ones((3, 2, 2), np.float32)
-    refused("cpu", layer, x)
+    wanted = (
+        "peephole: expected False or True on the backend 'cpu', got 'dense'; "
+        "call it under fastrnn.use_backend('reference')"
+    )
+    for call in calls(layer, x):
+        with pytest.raises(ValueError) as caught:  # noqa: PT011 - the whole text is compared
+            call()
+        assert str(caught.value) == wanted
+    assert layer.calls == 0
     with fastrnn.use_backend("reference"):
         assert layer(x)[0].shape == (3, 2, 3)
         plan, plain = fastrnn.plan(layer, 3, 2), fastrnn.plan(fastrnn.LSTM(2, 3), 3, 2)
@@ -332,10 +335,8 @@ def test_the_cpu_backend_refuses_them_by_name() -> None:
     assert plan.work.flops - plain.work.flops == 2 * 6 * 3 * 3 * 3  # 2 a product, T*B rows, three matrices [3, 3]
 
 
-@pytest.mark.skipif(bool(host_kernels.missing_tools()), reason=host_kernels.missing_tools())
-def test_the_cuda_backend_refuses_them_by_name(cupy: ModuleType) -> None:
-    layer, x = fastrnn.LSTM(2, 3, peephole="dense", device="cuda:0", seed=0), cupy.ones((3, 2, 2), np.float32)
-    refused("cuda", layer, x)
+def test_cells_that_may_have_them() -> None:
+    assert DENSE_CELLS == LSTMS
 
 
 def test_the_cells_equations_run_as_they_are() -> None:
@@ -344,3 +345,214 @@ def test_the_cells_equations_run_as_they_are() -> None:
     assert CELLS["lstm_coupled"].peepholes == ("f", "o")
     assert peepholes.gates(CELLS["lstm"]) == ([0, 1], 3)
     assert peepholes.gates(CELLS["lstm_coupled"]) == ([0], 2)
+
+
+# CUDA, on the stand-in for CuPy
+
+on_the_standin = pytest.mark.skipif(bool(host_kernels.missing_tools()), reason=host_kernels.missing_tools())
+OF_GPU = {**OF_LSTMS, "dtype": test_cuda.ALL_DTYPES, "proj_size": (0, 1, 8)}
+
+
+def covering() -> list[Any]:
+    """Cases in which every pair of options occurs; a third of them in sizes that whole vectors fit, and are taken."""
+    found = []
+    for seed, options in enumerate(all_pairs(OF_GPU)):
+        wide, given = seed % 3 == 0, {name: value for name, value in options.items() if name != "threads"}
+        sizes = {"T": 4, "B": 1 if options["unbatched"] else 3, "I": 2, "H": 16 if wide else 9 + seed % 9}
+        case = Case(backend="cuda", dense=True, seed=seed, **sizes, **given)
+        found.append(pytest.param(case, wide, id=f"{seed}-{case.dtype}-{'wide' if wide else 'single'}"))
+    return found
+
+
+@pytest.fixture
+def nothing_waits(cupy: ModuleType) -> ModuleType:
+    """The stand-in, with passes that are launched kernel by kernel at first."""
+    from fastrnn.cuda import places
+
+    places.forget()
+    return cupy
+
+
+@on_the_standin
+@pytest.mark.parametrize(("of_pairs", "wide"), covering())
+def test_cuda_with_every_pair_of_options(
+    of_pairs: Case, wide: bool, nothing_waits: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fastrnn.cuda import kernels
+
+    if wide:
+        monkeypatch.setattr(kernels, "WIDE_ELEMENTS", 1)
+    problem = draw(of_pairs)
+    assert_results(of_pairs, problem, test_cuda.evaluate_on_device(of_pairs, problem), expected(of_pairs, problem))
+
+
+@on_the_standin
+@pytest.mark.parametrize("options", test_cuda.KINDS, ids=str)
+@pytest.mark.parametrize("dtype", test_cuda.ALL_DTYPES)
+@pytest.mark.parametrize("cell", LSTMS)
+def test_cuda_has_the_same_bits_in_both_widths(
+    cell: str, dtype: str, options: dict[str, Any], nothing_waits: ModuleType
+) -> None:
+    case = Case(cell, "cuda", dtype, dense=True, T=3, B=2, I=3, H=16, lengths="full", reset="random", **options)
+    problem, got, _ = test_cuda.in_both_widths(case)
+    assert_results(case, problem, got, expected(case, problem))
+
+
+@on_the_standin
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("options", [PLAIN, EVERYTHING, NORMALISED, {**EVERYTHING, **test_cuda.REGULARISED}], ids=str)
+@pytest.mark.filterwarnings("ignore:(invalid value|overflow) encountered:RuntimeWarning")
+def test_cuda_keeps_nan_of_one_row_in_that_row(options: dict[str, Any], bad: float, nothing_waits: ModuleType) -> None:
+    case = Case("lstm", "cuda", "float32", dense=True, T=7, B=5, H=33, **options)
+    problem, layer = draw(case), make_layer(case, device="cuda:0")
+    want = test_cuda.evaluate_on_device(case, problem, layer)
+    row = 2 if problem.lengths is None else int(np.argmax(problem.lengths))
+    problem.x[0, row, 1] = bad
+    problem.state[1][:, row] = bad
+    got = test_cuda.evaluate_on_device(case, problem, layer)
+    assert not np.isfinite(got["y"][:, row]).all()
+    others = np.arange(case.B) != row
+    for name, value in want.items():
+        if not test_properties.is_weight(name):
+            assert_same_bits(name, got[name][:, others], value[:, others])
+
+
+@on_the_standin
+@pytest.mark.parametrize("options", [PLAIN, {"zoneout": 0.3}, {"layer_norm": True}], ids=str)
+@pytest.mark.parametrize("cell", LSTMS)
+def test_cuda_never_sees_a_state_that_was_cleared(
+    cell: str, options: dict[str, Any], nothing_waits: ModuleType
+) -> None:
+    """Neither the gates nor V's gradient."""
+    case = Case(cell, "cuda", "float32", dense=True, reset="first", bidirectional=False, **options)
+    problem, layer = draw(case), make_layer(case, device="cuda:0")
+    want = test_cuda.evaluate_on_device(case, problem, layer)
+    for part in problem.state:
+        part[...] = np.nan
+    for name, value in test_cuda.evaluate_on_device(case, problem, layer).items():
+        assert_same_bits(name, value, want[name])
+    assert not want["d c_0"].any()
+
+
+@on_the_standin
+@pytest.mark.parametrize(
+    ("options", "products", "after"),
+    [(PLAIN, 3, 3), ({"proj_size": 3}, 4, 4), ({"recurrent": "diagonal"}, 2, 2), ({"layer_norm": True}, 3, 3)],
+    ids=str,
+)
+def test_what_a_step_launches(
+    options: dict[str, Any], products: int, after: int, nothing_waits: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its kernel twice, and two products more; after the loop one product for each part of dV."""
+    made = list[Any]()
+    gemm = cupy_standin.Cublas.cublasGemmEx
+    monkeypatch.setattr(cupy_standin.Cublas, "cublasGemmEx", lambda self, *args: made.append(args) or gemm(self, *args))
+    case = Case("lstm", "cuda", dense=True, T=7, **options)
+    layer, problem = make_layer(case, device="cuda:0"), test_cuda.on_device(draw(case))
+    cupy_standin.launches.clear()
+    back = layer.forward(problem.x, problem.state).backward
+    assert len(made) == 1 + 7 * products
+    assert cupy_standin.launches.count("step_forward") == 14
+    made.clear()
+    cupy_standin.launches.clear()
+    back(problem.d_output, problem.d_state)
+    assert len(made) == 7 * products + 2 + after
+    loop = [name for name in cupy_standin.launches if name not in ("project_backward", "gains_backward")]
+    assert loop == ["step_backward"] * 14 + ["initial_backward"]
+    told = fastrnn.plan(layer, 7, 3, training=True).explain()
+    assert f"per step {products} product(s) by cuBLAS, and the gates and all options in one fused kernel" in told
+    assert "launched twice, since a gate sees all of c" in told
+    assert "dV and dx by cuBLAS over all steps" in told
+
+
+def broken(what: str) -> tuple[Any, str, Any]:
+    """A mistake in the Python around the kernels: module, name and what to put there."""
+    from fastrnn.cuda import backward, forward
+
+    gradient, of_gates, finish, see = (
+        backward._peephole_gradient, backward._of_gates, backward._finish, forward._see_cells,
+    )  # fmt: skip
+
+    def nothing_for_c(packed: Any, dah: Any, last: bool, out: Any) -> None:
+        of_gates(packed, dah, last, out)
+        if last:
+            out[...] = 0
+
+    def at_the_end(cell: Any, packed: Any, run: Any, states: Any, memory: Any, *rest: Any) -> Any:
+        return finish(cell, packed, run, states, memory._replace(to_c_prev=None), *rest)
+
+    mistakes: dict[str, tuple[Any, str, Any]] = {
+        "c after zoneout in dV": (
+            backward, "_peephole_gradient",
+            lambda p, run, states, *rest: gradient(p, run, states._replace(own_c=None), *rest),
+        ),
+        "cleared states in dV": (
+            backward, "_peephole_gradient", lambda *given: gradient(*given[:-1], given[-2])
+        ),
+        "c for c_prev in dV": (
+            backward, "_peephole_gradient", lambda p, run, *rest: gradient(p, run._replace(reverse=True), *rest)
+        ),
+        "nothing for c from the gate that sees it": (backward, "_of_gates", nothing_for_c),
+        "nothing for c_0 from the gates that see it": (backward, "_finish", at_the_end),
+        "something for c_0 where it was cleared": (
+            backward, "_finish", lambda cell, p, run, *rest: finish(cell, p, run._replace(clear=None), *rest)
+        ),
+        "c made in the place of c_prev": (
+            forward, "_see_cells",
+            lambda k, p, into, sums, before_it, *rest: see(k, p, into._replace(c=before_it[1]), sums, before_it, *rest),
+        ),
+    }  # fmt: skip
+    return mistakes[what]
+
+
+@on_the_standin
+@pytest.mark.parametrize(
+    ("what", "options", "seen"),
+    [
+        ("c after zoneout in dV", {"zoneout": 0.3}, "d weight_ch_l0: off by"),
+        ("cleared states in dV", {"reset": "random"}, "d weight_ch_l0: off by"),
+        ("c for c_prev in dV", {}, "d weight_ch_l0: off by"),
+        ("nothing for c from the gate that sees it", {}, "d x: off by"),
+        ("nothing for c_0 from the gates that see it", {}, "d c_0: off by"),
+        ("something for c_0 where it was cleared", {"reset": "first"}, "d c_0: off by"),
+        ("c made in the place of c_prev", {}, "y: off by"),
+    ],
+)
+@pytest.mark.parametrize("cell", LSTMS)
+def test_a_mistake_around_the_kernels_is_caught(
+    cell: str, what: str, options: dict[str, Any], seen: str, nothing_waits: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = Case(cell, "cuda", dense=True, **options)
+    problem = draw(case)
+    want = expected(case, problem)
+    assert_results(case, problem, test_cuda.evaluate_on_device(case, problem), want)
+    monkeypatch.setattr(*broken(what))
+    with pytest.raises(AssertionError, match=seen):
+        assert_results(case, problem, test_cuda.evaluate_on_device(case, problem), want)
+
+
+@on_the_standin
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_layers_with_and_without_replay_apart(dtype: str, nothing_waits: ModuleType) -> None:
+    """Passes of one shape otherwise, in turn; their weights change each time."""
+    for seed in range(5):  # launched, run in a place, captured, replayed, replayed
+        for dense in (True, False):
+            case = Case("lstm", "cuda", dtype, dense=dense, seed=seed, zoneout=0.2)
+            problem = draw(case)
+            cupy_standin.replays.clear()
+            assert_results(case, problem, test_cuda.evaluate_on_device(case, problem), expected(case, problem))
+            assert (len(cupy_standin.replays) == 2) == (seed > 1)
+
+
+@on_the_standin
+def test_cuda_refuses_gates_in_another_order(nothing_waits: ModuleType, registry: None) -> None:
+    others: list[dict[str, Any]] = [
+        {"peepholes": ("f", "o")}, {"peepholes": ("f", "i", "o")}, {"peepholes": ("i", "f")}, {"unit_parameters": 3},
+    ]  # fmt: skip
+    own, x = CELLS["lstm"], nothing_waits.ones((3, 2, 2), np.float32)
+    for other in others:
+        CELLS["lstm"] = replace(own, **other)
+        layer = fastrnn.LSTM(2, 3, peephole="dense", device="cuda:0", seed=0)
+        for call in calls(layer, x):
+            with pytest.raises(ValueError, match="peephole: expected 'dense' for a cell whose first gates see c_prev"):
+                call()

@@ -5,7 +5,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import CELLS, DTYPES, Case, Problem, assert_results, cuda_cases, draw, evaluate, expected, make_layer
+from cases import (
+    CELLS,
+    DENSE_CELLS,
+    DTYPES,
+    Case,
+    Problem,
+    assert_results,
+    cuda_cases,
+    draw,
+    evaluate,
+    expected,
+    make_layer,
+)
 from tolerance import assert_close, assert_same_bits, rounding
 
 from fastrnn import backends, philox, validation
@@ -81,7 +93,9 @@ def test_small_cases(cell: str, dtype: str) -> None:
         regularised = {**plain, "zoneout": 0.2, "recurrent_dropout": 0.2, "training": True}
         diagonal = {**regularised, "recurrent": "diagonal"}
         normalised = [(72, {**options, "layer_norm": True}) for options in (plain, regularised, diagonal)]
-        for H, options in ((5, plain), (24, plain), (24, regularised), (24, diagonal), *normalised):
+        dense = [(24, {**regularised, "dense": True}), (72, {**regularised, "dense": True, "layer_norm": True})]
+        others = [*normalised, *(dense if cell in DENSE_CELLS else [])]
+        for H, options in ((5, plain), (24, plain), (24, regularised), (24, diagonal), *others):
             case = Case(cell, "cuda", dtype, H=H, **options)
             problem = draw(case)
             got = evaluate_on_device(case, problem, make_layer(case, device="cuda:0"))

@@ -16,6 +16,7 @@ from cases import (
     BACKENDS,
     CALL,
     CELLS,
+    DENSE_CELLS,
     LOSSES,
     Case,
     Problem,
@@ -397,7 +398,10 @@ def possible(options: dict[str, Any]) -> bool:
     implied_training = options.get("dropout") and options.get("training")
     projected_mask = options.get("proj_size") and options.get("recurrent", "full") != "full"
     without_c = needs_cell_state and not cell_state
-    return not (without_c or unbatched_lengths or pointless_dropout or implied_training or projected_mask)
+    without_gates = options.get("dense") and options.get("cell", "lstm") not in DENSE_CELLS
+    return not (
+        without_c or without_gates or unbatched_lengths or pointless_dropout or implied_training or projected_mask
+    )
 
 
 Choices = dict[str, tuple[Any, ...]]

@@ -485,8 +485,8 @@ class LSTM(Recurrent[tuple[Array, Array]]):
         proj_size: P; 0 means no projection, h is then H wide.
         peephole: whether i, f and o see the cell state, each unit its own, through weight_p_l0 [3, H], rows i f o.
         "dense": all units, c_{t-1} V^T and c_t V^T in place of p * c_{t-1} and p * c_t, with V = weight_ch_l0 [3H, H],
-        rows i f o; under `use_backend("reference")` only. coupled: i = 1 - f; the gates are f g o, and of the peepholes
-        there are f o.
+        rows i f o; on a GPU, and under `use_backend("reference")`. coupled: i = 1 - f; the gates are f g o, and of the
+        peepholes there are f o.
         forget_bias: v sets the forget part of bias_ih to v and of bias_hh to 0.
         init: "uniform" (torch's), "xavier", "orthogonal", "identity". dtype: "float32" or "float64"; on a
             GPU also "float16", "bfloat16". device: "cpu" or "cuda:N", which needs CuPy and takes its arrays.

@@ -27,19 +27,6 @@ def gates(cell: Cell) -> tuple[list[int], int]:
     return before, last
 
 
-def refuse(dense: bool, backend: str) -> None:
-    """Say that a compiled loop has no such stage.
-
-    Raises:
-        ValueError: there are dense peepholes.
-    """
-    if dense:
-        raise ValueError(
-            f"peephole: expected False or True on the backend {backend!r}, got 'dense'; "
-            "call it under fastrnn.use_backend('reference')"
-        )
-
-
 def forward(
     xp: ModuleType, cell: Cell, v: Array | None, ax: Array, ah: Array, h_prev: Array, c_prev: Array | None, p: Any
 ) -> Step:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 
-from fastrnn import peepholes
 from fastrnn.cells import Cell
 from fastrnn.cpu.cells import Rendering
 
@@ -15,7 +14,11 @@ def refuse(cell: Cell, layer_norm: bool, dense: bool) -> None:
     Raises:
         ValueError: there is none.
     """
-    peepholes.refuse(dense, "cpu")
+    if dense:  # its loop makes c a block of units at a time; V would need whole rows of it between two gates of a step
+        raise ValueError(
+            "peephole: expected False or True on the backend 'cpu', got 'dense'; "
+            "call it under fastrnn.use_backend('reference')"
+        )
     module, name = cell.rendering("cpu")
     rendering: Rendering = getattr(importlib.import_module(module), name)
     if rendering.reads_h != cell.uses_h_prev:

@@ -29,7 +29,10 @@ class PreActivations(NamedTuple):
 
 
 class Backward(NamedTuple):
-    """The memory of one backward pass; direct and dc go from the gradient of the final state to that of the initial."""
+    """The memory of one backward pass; direct and dc go from the gradient of the final state to that of the initial.
+
+    dc waits for what dense peepholes give it, to_c_prev, until the kernel of the next step reads both.
+    """
 
     dy: Array | None  # [T, B, P], neighbouring units side by side
     dcells: Array | None  # [T, B, H], likewise
@@ -43,6 +46,8 @@ class Backward(NamedTuple):
     ddiagonal: Array | None  # [B, G, H] likewise, of a diagonal U
     dnorm_c: Array | None  # [B, 2, H] likewise, of gain and bias of a normalised c
     read: Array | None  # [2, B, H] likewise, scratch for the readout of a normalised c
+    to_c: Array | None  # [B, H] likewise, with dense peepholes: what c's gradient gets from the gate that sees c,
+    to_c_prev: Array | None  # [B, H] likewise, and that of c_prev from the gates that see it, at the last step taken
 
     def take(self, given: Given) -> None:
         """Start from these gradients; those over time only where they stand elsewhere."""
@@ -69,6 +74,7 @@ def allocate(cell: Cell, packed: Packed, steps: int, batch: int, dy: Array | Non
     dah, dah_last = empty(gates - (cell.gated is not None), hidden), empty(hidden) if cell.gated else None
     normalised = packed.gains is not None
     of_c = normalised and cell.cell_state
+    to_cells = (None if packed.ch is None else xp.empty((batch, hidden), compute) for _ in range(2))
     d = PreActivations(
         empty(gates, hidden) if cell.separate else dah, dah, dah_last,
         empty(output) if packed.hr is not None else None, empty(*dah.shape[2:]) if normalised else dah,
@@ -81,7 +87,7 @@ def allocate(cell: Cell, packed: Packed, steps: int, batch: int, dy: Array | Non
         None if packed.p is None else xp.empty((batch, *packed.p.shape), compute),
         None if packed.diagonal is None else xp.empty((batch, gates, hidden), compute),
         xp.empty((batch, 2, hidden), compute) if of_c else None,
-        xp.empty((2, batch, hidden), compute) if of_c else None,
+        xp.empty((2, batch, hidden), compute) if of_c else None, *to_cells,
     )  # fmt: skip
 
 
@@ -114,7 +120,7 @@ def backward_steps(cell: Cell, packed: Packed, run: Run, states: States, memory:
 
     Nothing in here waits for the device, and nothing allocates.
     """
-    dy, dcells, direct, dc, d, dh0, product, ds, dp, ddiagonal, dnorm_c, read = memory
+    dy, dcells, direct, dc, d, dh0, product, ds, dp, ddiagonal, dnorm_c, read, to_c, to_c_prev = memory
     batch, hidden, output = dh0.shape[0], packed.hidden, packed.output
     if run.x.shape[0] * batch == 0:
         dh0[...] = direct
@@ -139,14 +145,26 @@ def backward_steps(cell: Cell, packed: Packed, run: Run, states: States, memory:
                 d.dproj[t], t, later or 0, batch, output,
             )  # fmt: skip
             dm = multiply(d.dproj[t], packed.hr, out=ds)  # type: ignore[arg-type]
-        k.launch(
-            "step_backward", batch, hidden, saved, packed.p, packed.fused, run.keep if dm is None else None,
-            *shares(run, t), h_prev, c_prev, None if full else s, h if own_h is None else own_h,
-            c if own_c is None else own_c, run.lengths, clear, clear_later, *_row(dy if dm is None else None, t),
-            *_row(dcells, t), recurrent if dm is None else None, dm, direct if dm is None else None, dc,
-            d.dax[t] if cell.separate else None, d.dah[t], dah_last, dp, None if full else ddiagonal,
-            *(first if dah_last is None else last), read, dnorm_c, t, later or 0, batch, hidden,
+        kept = (
+            run.keep if dm is None else None, *shares(run, t), h_prev, c_prev, None if full else s,
+            h if own_h is None else own_h, c if own_c is None else own_c, run.lengths, clear, clear_later,
+            *_row(dy if dm is None else None, t),
         )  # fmt: skip
+        of_h = recurrent if dm is None else None, dm, direct if dm is None else None
+        normalised, at = (*(first if dah_last is None else last), read), (t, later or 0, batch, hidden)
+        if packed.ch is not None:  # the last gate's gradient alone, for c's
+            k.launch(
+                "step_backward", batch, hidden, saved, packed.p, None, *kept, None, 0, *of_h, None, None, d.dah[t],
+                *(None,) * 3, *normalised, *(None,) * 3, *at,
+            )  # fmt: skip
+            _of_gates(packed, d.dah[t], True, to_c)
+        k.launch(
+            "step_backward", batch, hidden, saved, packed.p, packed.fused, *kept, *_row(dcells, t), *of_h, dc,
+            d.dax[t] if cell.separate else None, d.dah[t], dah_last, dp, None if full else ddiagonal, *normalised,
+            dnorm_c, to_c, None if later is None else to_c_prev, *at,
+        )  # fmt: skip
+        if packed.ch is not None:
+            _of_gates(packed, d.dah[t], False, to_c_prev)
         if full and dah_last is not None:
             _recurrent(k, packed, run, True, step(d.dhu_last, t), s, t, ds, ddiagonal)  # type: ignore[arg-type]
             k.launch(
@@ -174,6 +192,14 @@ def _normalised(
     return (*kept, norm.ah[t], d.dhu[t]), (*kept, step(norm.ah_last, t), step(d.dhu_last, t))
 
 
+def _of_gates(packed: Packed, dah: Array, last: bool, out: Array | None) -> None:
+    """What the cell state's gradient gets through dense peepholes: from the gate that sees c, or from the others."""
+    of_first, of_last = packed.peepholes(wide=False)
+    rows_of_dah = dah.reshape(dah.shape[0], packed.gates * packed.hidden)
+    mine = rows_of_dah[:, -packed.hidden :] if last else rows_of_dah[:, : of_first.shape[0]]
+    multiply(mine, of_last if last else of_first, out=out)  # type: ignore[arg-type]
+
+
 def _recurrent(
     k: kernels.Kernels, packed: Packed, run: Run, last: bool, da: Array, seen: Array, t: int, out: Array,
     ddiagonal: Array | None,
@@ -199,32 +225,47 @@ def _finish(
 ) -> Initial:
     """Write or add to dx; return the gradients of the initial state, the weights and the biases, as copies."""
     c0 = None if memory.dc is None else memory.dc.copy()
+    if c0 is not None and memory.to_c_prev is not None and run.x.shape[0] * run.x.shape[1]:
+        unseen = _unseen(run, _padding(run))
+        first = next(run.steps())
+        c0 += _without(memory.to_c_prev, None if unseen is None else unseen[first])
     return Initial(memory.dh0.copy(), c0, _after_loop(cell, packed, run, states, memory, dx, accumulate))
+
+
+def _padding(run: Run) -> Array | None:
+    """[T, B] bool: the steps that do not exist; None if all do."""
+    return None if run.lengths is None else xp.arange(run.x.shape[0])[:, None] >= run.lengths
+
+
+def _unseen(run: Run, padding: Array | None) -> Array | None:
+    """[T, B] bool: the steps that see no state from before; None if all do."""
+    return run.clear if padding is None else padding if run.clear is None else padding | run.clear
 
 
 def _after_loop(
     cell: Cell, packed: Packed, run: Run, states: States, memory: Backward, dx: Array, accumulate: bool
 ) -> Weights:
     """Write or add to dx; return the gradients of the weights, biases and gains."""
-    steps, d = run.x.shape[0], memory.d
-    padding = None if run.lengths is None else xp.arange(steps)[:, None] >= run.lengths
+    d, padding = memory.d, _padding(run)
+    unseen = _unseen(run, padding)
     x = rows(_without(run.x, padding))
     dax = [rows(d.dax)] if d.dah_last is None else [rows(d.dah), rows(d.dah_last)]
     dah = [rows(d.dah)] if d.dah_last is None else dax
     dhu = [rows(d.dhu)] if d.dhu_last is None else [rows(d.dhu), rows(d.dhu_last)]
     b_ih, b_hh = (None if packed.bias is None else _join([_sum(da) for da in of]) for of in (dax, dah))
+    ch = None if packed.ch is None else _peephole_gradient(packed, run, states, dah[0], padding, unseen)
     gains = _gain_gradients(cell, packed, run, states.norm, memory)  # dax becomes the gradient of x W itself
     _input_gradient(packed, dax, padding, dx, accumulate)
     dp, ddiagonal = (None if a is None else _sum(a).astype(packed.dtype) for a in (memory.dp, memory.ddiagonal))
     return Weights(
         _join([matmul(da.T, x) for da in dax]),
-        _recurrent_gradient(run, states, dhu, padding) if ddiagonal is None else ddiagonal.reshape(-1),
+        _recurrent_gradient(run, states, dhu, unseen) if ddiagonal is None else ddiagonal.reshape(-1),
         b_ih,
         b_hh,
         None if d.dproj is None or states.m is None else matmul(rows(d.dproj).T, rows(states.m)),
         dp,
-        None,
-        *gains,  # none of dense peepholes, which are refused
+        ch,
+        *gains,
     )
 
 
@@ -249,10 +290,20 @@ def _gain_gradients(
     return (*of_products, *of_c)
 
 
-def _recurrent_gradient(run: Run, states: States, dah: list[Array], padding: Array | None) -> Array:
+def _peephole_gradient(
+    packed: Packed, run: Run, states: States, dah: Array, padding: Array | None, unseen: Array | None
+) -> Array:
+    """dV, dah^T [c_prev ; c] over T*B, of dense peepholes; c before zoneout, rounded as h is for dU."""
+    assert states.cs is not None, "what they see"
+    before, after = (states.cs[1:], states.cs[:-1]) if run.reverse else (states.cs[:-1], states.cs[1:])
+    c, of_first = after if states.own_c is None else states.own_c, packed.peepholes(wide=False)[0].shape[0]
+    parts = (dah[:, :of_first], before, unseen), (dah[:, -packed.hidden :], c, padding)
+    return _join([matmul(da.T, rows(_without(a, mask).astype(packed.dtype, copy=False))) for da, a, mask in parts])
+
+
+def _recurrent_gradient(run: Run, states: States, dah: list[Array], unseen: Array | None) -> Array:
     """dU, of all that the recurrent products saw; the state that padding holds may be NaN."""
     seen = states.hs if states.seen is None else states.seen
-    unseen = run.clear if padding is None else padding if run.clear is None else padding | run.clear
     h_prev = rows(_without(seen[1:] if run.reverse else seen[: run.x.shape[0]], unseen))
     inputs = [h_prev] if states.s is None else [h_prev, rows(states.s)]
     return _join([matmul(da.T, a) for da, a in zip(dah, inputs, strict=True)])

@@ -12,21 +12,24 @@ def describe(cell: Cell, shape: Shape) -> Loop:
     """How one layer would run; see fastrnn.recurrence."""
     refuse(cell, shape.layer_norm, shape.dense > 0)
     gated = cell.gated is not None
-    products = 0 if shape.diagonal else 1 + gated + (shape.projected > 0)
+    dense = shape.dense > 0
+    products = (0 if shape.diagonal else 1 + gated + (shape.projected > 0)) + 2 * dense
     apart = shape.diagonal and shape.layer_norm  # a row must be whole before it is normalised
     before = f"{products} product(s) by cuBLAS, and " if products else ""
     if apart:
-        before = f"{1 + gated} product(s) with a diagonal in a kernel each, and "
+        before += f"{1 + gated} product(s) with a diagonal in a kernel each, and "
     fused = "two fused kernels" if gated and (products or apart) else "one fused kernel"
     fused += ", a block for each row, which is normalised" if shape.layer_norm else ""
+    fused += ", launched twice, since a gate sees all of c" if dense else ""
     stages = [
         "input product of all steps by cuBLAS" + (", then mean and scale of its rows" if shape.layer_norm else ""),
         f"per step {before}the gates and all options in {fused}",
         _graphs(cell, shape),
     ]
     if shape.train:
-        loop, after = (", dU in the loop", "dW and dx") if shape.diagonal else ("", "dW, dU and dx")
-        stages.append(f"backward: the same turned round{loop}, then {after} by cuBLAS over all steps")
+        loop, after = (", dU in the loop", ["dW"]) if shape.diagonal else ("", ["dW", "dU"])
+        after += ["dV"] * dense
+        stages.append(f"backward: the same turned round{loop}, then {', '.join(after)} and dx by cuBLAS over all steps")
     kernel = f"step.cuh for `{cell.name}`" + (", normalised" if shape.layer_norm else "")
     return Loop(kernel, False, 1, "the step plan, which serves every shape", tuple(stages))
 

@@ -67,6 +67,9 @@ class Scratch(NamedTuple):
     ah: Array | None  # [1, B, G*H]; gated cells [1, B, (G-1)*H]; none with a diagonal U whose products the kernel takes
     ah_last: Array | None  # gated cells [1, B, H]
     product: Array | None  # [B, P], the projection
+    from_c_prev: Array | None  # [B, (n-1)*H] with dense peepholes, in the dtype of registers: c_prev V^T, and
+    from_c: Array | None  # [B, H] likewise, c V^T, of
+    c: Array | None  # [B, H] likewise, the cell's own c, before the state is written
 
 
 def rows(a: Array) -> Array:
@@ -76,8 +79,8 @@ def rows(a: Array) -> Array:
 
 
 def has_options(packed: Packed, run: Run) -> bool:
-    """Whether a pass needs the kernels that know a diagonal U, recurrent dropout and zoneout."""
-    return packed.diagonal is not None or run.keep is not None or run.zone is not None
+    """Whether a pass needs the kernels that know a diagonal U, dense peepholes, recurrent dropout and zoneout."""
+    return any(option is not None for option in (packed.diagonal, packed.ch, run.keep, run.zone))
 
 
 def step(array: Array | None, t: int) -> Array | None:
@@ -134,14 +137,16 @@ def scratch(packed: Packed, steps: int, batch: int, norm: Products | None) -> Sc
     """Return uninitialised arrays for the products of a pass, or those that it keeps."""
     hidden, dtype = packed.hidden, packed.dtype
     product = None if packed.hr is None else xp.empty((batch, packed.output), dtype)
+    widths = (None,) * 3 if packed.ch is None else (packed.ch.shape[0] - hidden, hidden, hidden)
+    of_c = (None if width is None else xp.empty((batch, width), computed_in(dtype)) for width in widths)
     if norm is not None:
-        return Scratch(norm.x, norm.ah, norm.ah_last, product)
+        return Scratch(norm.x, norm.ah, norm.ah_last, product, *of_c)
     return Scratch(
         xp.empty((steps, batch, packed.gates * hidden), dtype),
         None if packed.hh is None else xp.empty((1, batch, packed.split), dtype),
         xp.empty((1, batch, hidden), dtype) if packed.hh is not None and packed.gated else None,
-        product,
-    )
+        product, *of_c,
+    )  # fmt: skip
 
 
 def set_initial(run: Run, states: States) -> None:
@@ -191,11 +196,14 @@ def forward_steps(cell: Cell, packed: Packed, run: Run, states: States, into: Sc
             )  # fmt: skip
             _recurrent(k, packed, True, s, ah_last)  # type: ignore[arg-type]
         whole = m is None  # no projection: the kernel makes h itself
+        sums = ax[t], ah, ah_last, packed.bias, packed.p, packed.fused, run.keep if whole else None
+        before_it = h_prev if whole else None, c_prev, run.lengths, clear
+        if packed.ch is not None:
+            _see_cells(k, packed, into, sums, before_it, norm, t)
         k.launch(
-            "step_forward", batch, hidden, ax[t], ah, ah_last, packed.bias, packed.p, packed.fused,
-            run.keep if whole else None, *shares(run, t), h_prev if whole else None, c_prev, run.lengths, clear,
-            h if whole else m, c, saved, seen_next if whole else None, s if ah_last is None else None, own_h, own_c,
-            *norm, y[t] if whole else None, y_row, t, batch, hidden,
+            "step_forward", batch, hidden, *sums, *shares(run, t), *before_it, h if whole else m, c, saved,
+            seen_next if whole else None, s if ah_last is None else None, own_h, own_c, *norm, into.from_c_prev,
+            into.from_c, y[t] if whole else None, y_row, t, batch, hidden,
         )  # fmt: skip
         if m is not None:
             multiply(m, packed.hr.T, out=product)  # type: ignore[union-attr,arg-type]
@@ -203,6 +211,21 @@ def forward_steps(cell: Cell, packed: Packed, run: Run, states: States, into: Sc
                 "project_forward", batch, output, product, h_prev, run.keep, run.lengths, h, seen_next, y[t], y_row, t,
                 batch, output,
             )  # fmt: skip
+
+
+def _see_cells(
+    k: kernels.Kernels, packed: Packed, into: Scratch, sums: tuple[Array | None, ...],
+    before_it: tuple[Array | None, ...], norm: tuple[Array | None, ...], t: int,
+) -> None:  # fmt: skip
+    """What the gates of a step see of c_prev, and of c, which a launch of the step's own kernel makes, and no more."""
+    c_prev, c, (batch, hidden) = before_it[1], into.c, into.c.shape  # type: ignore[union-attr]
+    of_first, of_last = packed.peepholes(wide=True)
+    multiply(c_prev, of_first.T, out=into.from_c_prev)  # type: ignore[arg-type]
+    k.launch(
+        "step_forward", batch, hidden, *sums, None, None, 0, *before_it, None, c, *(None,) * 5, *norm, into.from_c_prev,
+        None, None, 0, t, batch, hidden,
+    )  # fmt: skip
+    multiply(c, of_last.T, out=into.from_c)  # type: ignore[arg-type]
 
 
 def _at(packed: Packed, norm: Products | None, t: int) -> tuple[Array | None, Array | None, Array | None]:

@@ -21,6 +21,8 @@ class Packed(NamedTuple):
     hr: Array | None  # [P, H]
     bias: Array | None  # [G + separate, H] in the dtype of registers
     p: Array | None  # [N, H] in the dtype of registers
+    ch: Array | None  # [n*H, H], dense peepholes
+    ch_wide: Array | None  # the same in the dtype of registers, which c has, where that is another one
     gains: Array | None  # layer normalisation, in the dtype of registers: [2G, H] of x W and h U; gain and bias of c
     gates: int
     gated: bool
@@ -52,6 +54,12 @@ class Packed(NamedTuple):
         assert self.hh is not None, "a diagonal needs no product"
         return self.hh[self.split :]
 
+    def peepholes(self, wide: bool) -> tuple[Array, Array]:
+        """The dense ones of the gates that see c_prev [(n-1)*H, H] and of the one that sees c [H, H]; if wide, as c."""
+        v = self.ch_wide if wide and self.ch_wide is not None else self.ch
+        assert v is not None, "asked for where there are some"
+        return v[: -self.hidden], v[-self.hidden :]
+
     @property
     def fused(self) -> Array | None:
         """A diagonal U whose products the kernel of the step takes; if normalised, rows must be whole before."""
@@ -70,12 +78,12 @@ class Packed(NamedTuple):
     @property
     def looped(self) -> tuple[Array | None, ...]:
         """What the loop reads of them."""
-        return self.hh, self.diagonal, self.hr, self.bias, self.p, self.gains
+        return self.hh, self.diagonal, self.hr, self.bias, self.p, self.ch, self.ch_wide, self.gains
 
     def copy(self) -> Packed:
         """Return the same with copies of all that the loop reads; ih, which it does not, is the same array."""
-        hh, diagonal, hr, bias, p, gains = (None if a is None else a.copy() for a in self.looped)
-        return Packed(self.ih, hh, diagonal, hr, bias, p, gains, self.gates, self.gated)
+        hh, diagonal, hr, bias, p, ch, wide, gains = (None if a is None else a.copy() for a in self.looped)
+        return Packed(self.ih, hh, diagonal, hr, bias, p, ch, wide, gains, self.gates, self.gated)
 
     def take(self, other: Packed) -> None:
         """Write what the loop reads of other weights of the same shapes over this one's."""
@@ -90,11 +98,13 @@ def pack(cell: Cell, weights: Weights) -> Packed:
     gates = len(cell.gates)
     hidden = weights.ih.shape[0] // gates
     dtype, full = computed_in(weights.ih.dtype), weights.hh.ndim == 2
+    ch = None if weights.ch is None else xp.ascontiguousarray(weights.ch)
     return Packed(
         xp.ascontiguousarray(weights.ih), xp.ascontiguousarray(weights.hh) if full else None,
         None if full else weights.hh.astype(dtype).reshape(gates, hidden),
         None if weights.hr is None else xp.ascontiguousarray(weights.hr), _bias(cell, weights, hidden),
-        None if weights.p is None else weights.p.astype(dtype, order="C"), _gains(weights, hidden, dtype), gates,
+        None if weights.p is None else weights.p.astype(dtype, order="C"), ch,
+        None if ch is None or ch.dtype == dtype else ch.astype(dtype), _gains(weights, hidden, dtype), gates,
         cell.gated is not None,
     )  # fmt: skip
 

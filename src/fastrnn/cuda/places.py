@@ -106,8 +106,9 @@ def take(cell: Cell, packed: Packed, run: Run, save: bool) -> tuple[Hashable, Pl
     device = xp.cuda.Device().id
     key = (
         cell.name, packed.dtype, steps, batch, packed.hidden, packed.output, packed.hr is None, packed.bias is None,
-        packed.diagonal is None, packed.gains is None, *(None if a is None else a.shape for a in _looped(run)),
-        run.reverse, save, device, xp.cuda.get_current_stream().ptr, get_ident(),
+        packed.diagonal is None, packed.ch is None, packed.gains is None,
+        *(None if a is None else a.shape for a in _looped(run)), run.reverse, save, device,
+        xp.cuda.get_current_stream().ptr, get_ident(),
     )  # fmt: skip
     with _lock:
         known = key in _waiting
@@ -168,8 +169,8 @@ def _shape(packed: Packed, run: Run, save: bool) -> Shape:
     steps, batch, inputs = map(int, run.x.shape)
     return Shape(
         steps, batch, steps * batch, steps, inputs, packed.hidden, 0 if packed.hr is None else packed.output,
-        packed.dtype, save, packed.diagonal is not None, packed.gains is not None, zoneout=run.zone is not None,
-        recurrent_dropout=run.keep is not None,
+        packed.dtype, save, packed.diagonal is not None, packed.gains is not None,
+        0 if packed.ch is None else len(packed.ch) // packed.hidden, run.zone is not None, run.keep is not None,
     )  # fmt: skip
 
 
@@ -188,8 +189,9 @@ def needed(cell: Cell, shape: Shape) -> int:
     gates, c, zone, norm = len(cell.gates), cell.cell_state, shape.zoneout, shape.layer_norm
     output, projected = shape.projected or shape.hidden, shape.projected > 0
     compute = max(4, shape.itemsize)  # bytes of a register
-    matrices = shape.hidden * (output * (0 if shape.diagonal else gates) + shape.projected)
+    matrices = shape.hidden * (output * (0 if shape.diagonal else gates) + shape.projected + shape.dense * shape.hidden)
     vectors = shape.hidden * (gates * (1 + shape.diagonal + 2 * norm) + 1 + cell.unit_parameters + 2 * norm)
+    vectors += shape.dense * shape.hidden**2 * (shape.itemsize < compute)  # V as wide as c
     a_unit, a_state = gates + zone * (1 + c), 1  # products of the input, masks; y
     if shape.train:
         a_unit += 2 * gates + cell.saved + 4 * c + projected + (cell.gated is not None) + zone * (1 + 2 * c)

@@ -77,6 +77,7 @@ def used_by_this_thread() -> bool:
 def multiply(a: Array, b: Array, out: Array) -> Array:
     """Write the product of two matrices of one dtype to `out`, which is contiguous, and return it.
 
+    Their rows, or their columns, may be apart, as of a matrix that is some columns of a wider one.
     The sum is rounded once, to the dtype of `out`: theirs, or float32 for 16-bit ones.
 
     cuBLAS counts columns first and sees every matrix transposed: out^T = b^T a^T.
@@ -113,8 +114,11 @@ def _layout(a: Array) -> tuple[int, int]:
     """Whether cuBLAS has to transpose what it sees of a matrix, and the distance of its rows or columns in elements."""
     if a.flags.c_contiguous:
         return AS_IT_IS, a.shape[1]
-    assert a.flags.f_contiguous, "a product's operand is whole"
-    return TRANSPOSED, a.shape[0]
+    if a.flags.f_contiguous:
+        return TRANSPOSED, a.shape[0]
+    down, across = (n // a.itemsize for n in a.strides)
+    assert 1 in (down, across), "the elements of a row, or of a column, stand side by side"
+    return (AS_IT_IS, down) if across == 1 else (TRANSPOSED, across)
 
 
 def _check(status: int) -> None:

@@ -23,8 +23,8 @@ FIRST_BFLOAT16 = 80  # compute capability, times ten, of the first chip that mul
 class Variant(NamedTuple):
     """One compiled module: a cell, the dtype of its arrays, how many elements a thread moves at once, the options.
 
-    options: whether it has the code for a diagonal U, recurrent dropout and zoneout, all three; a plain pass does
-    without, and would pay for it in registers. normalised: layer normalisation, with the options.
+    options: whether it has the code for a diagonal U, recurrent dropout, zoneout and dense peepholes, all four; a plain
+    pass does without, and would pay for it in registers. normalised: layer normalisation, with the options.
     """
 
     cell: str
@@ -65,6 +65,17 @@ def reads_out(cell: Cell) -> bool:
     """Whether the struct of a cell has what layer normalisation needs: a readout, if it has a cell state."""
     text = cell.cuda[0] if cell.cuda else ""
     return not cell.cell_state or text.endswith(".cuh") or "readout_backward" in text
+
+
+def dense(cell: Cell) -> int:
+    """Return how many gates of a cell see c_prev through a matrix where there are dense peepholes.
+
+    0 where the kernels have none for it: they take the gates that see c_prev for the first ones and the gate that sees
+    c for the last, and launch a step twice, which must not add to anything that a launch adds to.
+    """
+    *before, _ = cell.peepholes or ("",)
+    in_order = cell.peepholes == (*cell.gates[: len(before)], cell.gates[-1])
+    return len(before) if in_order and not (cell.unit_parameters or cell.separate or cell.gated) else 0
 
 
 @cache
@@ -110,6 +121,7 @@ def assemble(variant: Variant) -> str:
         f"constexpr bool options = {str(variant.options).lower()};",
         f"constexpr bool normalised = {str(variant.normalised).lower()};",
         f"constexpr double epsilon = {EPSILON};",
+        f"constexpr int dense = {dense(cell) if variant.options else 0};",
         _agreement(cell),
         expand("gated.cuh" if cell.gated else "step.cuh", seen),
         expand("normalised.cuh", seen) if variant.normalised else "",
