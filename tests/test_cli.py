@@ -309,6 +309,7 @@ def test_warmup_leaves_nothing_for_a_later_process_to_compile(tmp_path: Path, op
     found = " ".join(first)
     assert loop in found
     assert all(name in found for name in ("layer_forward", "layer_backward", "gemm_tn", "pack_back", "random_words"))
+    assert ("split_forward" in found) is ("--layer-norm" not in options)
     assert {name: path.stat().st_mtime_ns for name, path in warm().items()} == first
 
 

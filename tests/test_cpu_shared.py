@@ -1,9 +1,12 @@
 """One sequence whose units several threads share: the bits of one thread, whoever comes late or not at all."""
 
 import os
+import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
 from threading import Barrier, Event
 from typing import Any
 
@@ -14,7 +17,7 @@ from test_cpu import same_bits
 from tolerance import assert_same_bits
 
 import fastrnn
-from fastrnn.cpu import forward, layout, pool, shared
+from fastrnn.cpu import layout, pool
 from fastrnn.cpu.shared import Shared
 
 Task = Callable[[], None]
@@ -129,27 +132,39 @@ def test_more_threads_than_processors_again_and_again() -> None:
             assert_same_bits("y", got, want)
 
 
-def test_a_late_thread_writes_nothing_that_belongs_to_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:
-    case = of_one("gru", "float64", (9, 5, 40))
-    problem, layer, late = draw(case), make_layer(case), list[Task]()
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn_tanh"])
+def test_a_late_thread_writes_what_is_there_and_nothing_that_belongs_to_the_caller(
+    cell: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has been put aside before its first step, and wakes when the caller has changed all that is the caller's."""
+    case = of_one(cell, "float64", (9, 5, 40))
+    problem, layer, late, start = draw(case), make_layer(case), list[Task](), Shared.__init__
+    places = list[Shared]()
+    monkeypatch.setattr(Shared, "__init__", lambda self, *rest: places.append(self) or start(self, *rest))
 
     def lead(first: Task, helpers: Sequence[Task]) -> bool:
         first()
         late.extend(helpers)
         return False
 
-    monkeypatch.setattr(pool, "lead", lead)
     with use_threads(3):
-        y, state = layer(problem.x, problem.state)
-    then = [y.copy(), state.copy()]
-    y[...], state[...] = np.nan, np.nan
-    problem.x[...] = np.nan
+        layer(problem.x, problem.state)  # compiles, alone
+        monkeypatch.setattr(pool, "lead", lead)
+        y, state, _ = layer.forward(problem.x, problem.state)
+    place = places[-1]
+    written = [array for array in place.saved[:3] if array.size]
+    then = [array.copy() for array in written]
+    for array in (problem.x, y, *(state if isinstance(state, tuple) else (state,))):
+        array[...] = np.nan
+    assert len(late) == 2
     for helper in late:
+        place._at.fill(-1)
+        for array in written[2:]:
+            array[...] = np.nan
         helper()
-    assert late
+        for got, want in zip(written, then, strict=True):
+            assert_same_bits("saved", got, want)
     assert np.isnan(y).all()
-    assert np.isnan(state).all()
-    assert np.isfinite(then[0]).all()
 
 
 def test_memory_waits_only_once_all_have_left_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,18 +195,57 @@ def test_the_leader_waits_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not ran, "what has not begun never will"
 
 
+@pytest.mark.parametrize("refuse", ["never", "at the second"])
+def test_the_leader_needs_nobody(refuse: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No thread is to be had at the interpreter's end, or where the system gives no more."""
+    ran, given = list[str](), list[Any]()
+
+    class Refusing(ThreadPoolExecutor):
+        def submit(self, *arguments: Any, **options: Any) -> Any:
+            if refuse == "never" or given:
+                raise RuntimeError("cannot schedule new futures after shutdown")
+            given.append(super().submit(*arguments, **options))
+            return given[0]
+
+    monkeypatch.setattr(pool, "_pool", lambda size, stands_back: Refusing(size))
+    assert isinstance(pool.lead(lambda: ran.append("first"), [lambda: None] * 2), bool)
+    assert ran == ["first"]
+
+
+def test_what_is_taken_back_holds_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, go, array = Event(), Event(), np.zeros(9)
+
+    def busy() -> None:
+        begun.set()
+        go.wait(10)
+
+    monkeypatch.setattr(pool, "_executors", {})
+    pool.lead(lambda: begun.wait(10) and None, [busy])
+    held = sys.getrefcount(array)
+    pool.lead(lambda: None, [partial(array.fill, 1.0)])
+    assert sys.getrefcount(array) == held
+    go.set()
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="threads have no niceness of their own")
-def test_helpers_stand_back_and_others_do_not() -> None:
-    found, ended = list[int](), Event()
-
-    def helper() -> None:
-        found.append(os.getpriority(os.PRIO_PROCESS, 0))
-        ended.set()
-
-    own = os.getpriority(os.PRIO_PROCESS, 0)
-    pool.lead(lambda: ended.wait(10) and None, [helper])
-    pool.run([lambda: None, lambda: found.append(os.getpriority(os.PRIO_PROCESS, 0))])
-    assert found == [min(19, own + pool.LEAST), own]
+@pytest.mark.parametrize("own", [0, 15])
+def test_helpers_stand_back_and_others_do_not(own: int) -> None:
+    code = f"""
+import os
+from threading import Event
+from fastrnn.cpu import pool
+os.nice({own})
+base = os.getpriority(os.PRIO_PROCESS, 0)
+found, ended = [], Event()
+def helper():
+    found.append(os.getpriority(os.PRIO_PROCESS, 0))
+    ended.set()
+pool.lead(lambda: ended.wait(10), [helper])
+pool.run([lambda: None, lambda: found.append(os.getpriority(os.PRIO_PROCESS, 0))])
+assert found == [min(19, base + pool.STEPS_BACK), base], (base, found)
+"""
+    path = str(Path(fastrnn.__file__).parent.parent)
+    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": path}, timeout=100)
 
 
 @pytest.mark.parametrize(
@@ -204,15 +258,17 @@ def test_helpers_stand_back_and_others_do_not() -> None:
 def test_explain_says_who_shares(options: dict[str, Any], shares: bool, made: list[int]) -> None:
     layer: Any = fastrnn.LSTM(5, 64, seed=0, **options)
     with use_threads(2):
-        text = fastrnn.plan(layer, 20).explain()
-        layer(np.zeros((20, 1, 5), np.float32))
-    assert ("share the units" in text) is shares is bool(made)
+        for lengths in (None, [20], [19]):
+            made.clear()
+            text = fastrnn.plan(layer, 20, lengths=lengths).explain()
+            layer(np.zeros((20, 1, 5), np.float32), lengths=lengths)
+            assert ("share the units" in text) is (shares and lengths != [19]) is bool(made)
 
 
 def test_small_calls_are_not_shared(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fastrnn.threads, "_number", 8)
-    assert layout.unit_parts(10**6, layout.PART_BYTES, 64) == 1
-    assert layout.unit_parts(1, 2 * layout.PART_BYTES, 64) == 1
-    assert layout.unit_parts(10**6, 3 * layout.PART_BYTES, 64) == 3
-    assert layout.unit_parts(10**6, 99 * layout.PART_BYTES, 5) == 5
-    assert forward.sharers is shared.sharers
+    assert layout.unit_parts(10**6, layout.PART_BYTES, 64, 0) == 1
+    assert layout.unit_parts(1, 2 * layout.PART_BYTES, 64, 0) == 1
+    assert layout.unit_parts(10**6, 3 * layout.PART_BYTES, 64, 0) == 3
+    assert layout.unit_parts(10**6, 99 * layout.PART_BYTES, 5, layout.MOST_STATES) == 5
+    assert layout.unit_parts(10**6, 99 * layout.PART_BYTES, 5, layout.MOST_STATES + 1) == 1

@@ -49,7 +49,8 @@ def _sharers(cell: Cell, shape: Shape, blocks: int) -> int:
     steps = shape.segment or shape.steps
     if shape.batch > 1 or any(options) or shape.rows < shape.steps:
         return 1
-    return unit_parts(steps, len(cell.gates) * shape.hidden**2 * shape.itemsize, blocks)
+    states = 0 if shape.train else steps * shape.hidden * (1 + cell.cell_state) * shape.itemsize
+    return unit_parts(steps, len(cell.gates) * shape.hidden**2 * shape.itemsize, blocks, states)
 
 
 def _why(threads: int, shape: Shape) -> str:

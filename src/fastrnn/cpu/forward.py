@@ -103,7 +103,7 @@ def recur_forward(cell: Cell, packed: Packed, run: Run, save: bool) -> Final:
     steps, batch = run.x.shape[:2]
     total = steps * batch if run.lengths is None else int(run.lengths.sum())
     parts = part_count(total, batch, 2.0 * n.G * n.H * (n.I + n.P))
-    together = sharers(packed, run)
+    together = sharers(packed, run, save)
     again = not save and run.lengths is None and run.clear is None and run.keep is None and run.zone is None
     key = steps, batch, parts, together, run.reverse, run.x.strides
     place = packed.places.pop(key, None) if again else None  # nobody else has it now

@@ -21,6 +21,8 @@ THREAD_FLOPS = 4e6  # a thread that is woken for less than this costs more than 
 PART_BYTES = 2**16  # of recurrent weights that a thread reads each step: for less, meeting costs more than it brings
 SHARED_BYTES = 2**26  # of a whole call, about 0.8 ms: for less, the others come too late
 
+MOST_STATES = 2**26  # bytes of states at every step, of which a pass that saves nothing else keeps two
+
 _NO_FLAGS = np.empty(0, np.bool_)
 
 
@@ -78,9 +80,12 @@ def part_count(total: int, most: int, flops: float) -> int:
     return int(max(1, min(threads.get_num_threads(), most, total * flops // THREAD_FLOPS)))
 
 
-def unit_parts(steps: int, step_bytes: int, blocks: int) -> int:
-    """Number of threads that share the units of one sequence, with recurrent weights of so many bytes."""
-    if steps * step_bytes < SHARED_BYTES:
+def unit_parts(steps: int, step_bytes: int, blocks: int, state_bytes: int) -> int:
+    """Number of threads that share the units of one sequence.
+
+    step_bytes: of the recurrent weights. state_bytes: of states that would be kept for this alone, at every step.
+    """
+    if steps * step_bytes < SHARED_BYTES or state_bytes > MOST_STATES:
         return 1
     return int(max(1, min(threads.get_num_threads(), blocks, step_bytes // PART_BYTES)))
 

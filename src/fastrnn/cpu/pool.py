@@ -1,14 +1,15 @@
-"""Threads for kernels that hold no GIL; each task is a whole slice of work, so there is nothing to wait for inside."""
+"""Threads for kernels that hold no GIL: for slices of work, all of which are waited for, and for help, which is not."""
 
 from __future__ import annotations
 
 import os
 import sys
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from threading import get_native_id
 
-LEAST = 10  # niceness
+STEPS_BACK = 10  # in niceness: see CONTRIBUTING
 
 _executors: dict[bool, tuple[ThreadPoolExecutor, int]] = {}  # whether its threads stand back, and how many there are
 
@@ -26,20 +27,39 @@ def run(tasks: Sequence[Callable[[], None]]) -> None:
         tasks[0]()
 
 
+class _Offer:
+    """A task that can be taken back: a queue would hold on to it, and all its memory, until a thread comes to it."""
+
+    def __init__(self, task: Callable[[], None]) -> None:
+        self.task: Callable[[], None] | None = task
+
+    def __call__(self) -> None:
+        if self.task is not None:
+            self.task()
+
+
 def lead(first: Callable[[], None], helpers: Sequence[Callable[[], None]]) -> bool:
     """Run the first task on the calling thread and offer the others; return when the first has ended.
 
     Helpers run where a processor is idle, and stand back for everybody else: on Linux, where threads have a niceness.
+    One that has not begun when the first has ended never will; where no thread is to be had, none helps.
 
-    Returns whether no helper is still at work. One that has not begun never will; what the others write, or raise, no
-    longer matters.
+    Returns whether no helper is still at work. One that is may write on for a while; what it raises is lost.
     """
-    futures = [_pool(len(helpers), stands_back=True).submit(helper) for helper in helpers]
+    offers = list(map(_Offer, helpers))
+    futures: list[Future[None]] = []
     try:
+        with suppress(RuntimeError):  # no more threads, or the interpreter is about to end
+            executor = _pool(len(offers), stands_back=True)
+            for offer in offers:
+                futures.append(executor.submit(offer))  # noqa: PERF401 - those before an error count
         first()
     finally:
-        ended = [future.cancel() or future.done() for future in futures]
-    return all(ended)
+        ended = [future.cancel() for future in futures]
+        for offer, withdrawn in zip(offers, ended, strict=False):
+            if withdrawn:
+                offer.task = None
+    return all(withdrawn or future.done() for withdrawn, future in zip(ended, futures, strict=True))
 
 
 def _pool(size: int, stands_back: bool = False) -> ThreadPoolExecutor:
@@ -53,7 +73,9 @@ def _pool(size: int, stands_back: bool = False) -> ThreadPoolExecutor:
 
 def _stand_back() -> None:
     if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, get_native_id(), LEAST)
+        thread = get_native_id()
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + STEPS_BACK)
 
 
 if hasattr(os, "register_at_fork"):

@@ -19,19 +19,28 @@ from fastrnn.cpu.signals import SPACING
 from fastrnn.memory import empty
 from fastrnn.recurrence import Run
 
+_compiled: set[tuple[Any, Any]] = set()  # kernels and dtypes
 
-def sharers(packed: Packed, run: Run) -> int:
+
+def sharers(packed: Packed, run: Run, save: bool) -> int:
     """How many threads share the units of a pass: split.py knows plain cells, nothing drawn, held, padded or reset."""
     n, (steps, batch) = packed.sizes, run.x.shape[:2]
     if batch > 1 or packed.normalised or packed.cell.gated or packed.diagonal or packed.hr.size:
         return 1
-    if any(option is not None for option in (run.lengths, run.clear, run.keep, run.zone)):
+    if any(option is not None for option in (run.clear, run.keep, run.zone)):
         return 1
-    return unit_parts(steps, n.G * n.H * n.H * n.itemsize, n.Hp // n.U)
+    if run.lengths is not None and run.lengths.min(initial=steps) < steps:
+        return 1
+    states = 0 if save else steps * n.H * (1 + packed.cell.cell_state) * n.itemsize
+    return unit_parts(steps, n.G * n.H * n.H * n.itemsize, n.Hp // n.U, states)
 
 
 class Shared:
-    """As forward.Place, for such a pass."""
+    """As forward.Place, for such a pass.
+
+    A helper may still be at work when a call has returned, so it works on memory that is its pass's own alone, on a
+    copy of x too.
+    """
 
     def __init__(self, cell: Cell, packed: Packed, run: Run, save: bool, parts: int) -> None:
         n, dtype, nothing, saved = packed.sizes, packed.dtype, packed.nothing, packed.loop.SAVED
@@ -42,17 +51,19 @@ class Shared:
         self.saved = Saved(hs, cs, gates, *(nothing,) * 6)
         self._n, self._ends = n, (steps, 0) if run.reverse else (0, steps)
         self._at = np.empty(parts * SPACING, np.int64)
+        self._x = empty((steps, row_stride(n.I, n.itemsize)), dtype)
         self._kernel = build.load("split", cell).split_forward
         ax, tile, offsets = chunk * n.G * n.Hp, BLOCKS_AT_ONCE * n.G * n.U, chunk + 5 + parts
         self._parts: list[tuple[Any, ...]] = [
             (
-                run.reverse, packed.w, packed.bias, packed.u, packed.unit, hs.reshape(-1), cs.reshape(-1),
-                gates.reshape(-1), nothing, empty(ax, dtype), empty(tile, dtype), np.empty(offsets, np.int64),
-                np.zeros(1, np.bool_), steps, n.I, n.H, n.Ps, save,
+                self._at, self._x.reshape(-1), self._x.shape[1], run.reverse, packed.w, packed.bias, packed.u,
+                packed.unit, hs.reshape(-1), cs.reshape(-1), gates.reshape(-1), nothing, empty(ax, dtype),
+                empty(tile, dtype), np.empty(offsets, np.int64), np.zeros(1, np.bool_), steps, n.I, n.H, n.Ps, save,
             )
             for _ in range(parts)
         ]  # fmt: skip
-        self.bytes = hs.nbytes + cs.nbytes + gates.nbytes + parts * ((ax + tile) * n.itemsize + 8 * offsets)
+        self.bytes = hs.nbytes + cs.nbytes + gates.nbytes + self._x.nbytes
+        self.bytes += parts * ((ax + tile) * n.itemsize + 8 * offsets)
 
     def put(self, h0: Array, c0: Array | None) -> None:
         """Write the initial state."""
@@ -63,20 +74,18 @@ class Shared:
 
     def run(self, x: tuple[Array, int, int], y: tuple[Array, int, int], first: int) -> bool:
         """Run the kernel; return whether nobody works on this memory any more."""
-        n, (rows, step, _) = self._n, x
-        if row_stride(step, n.itemsize) != step:  # rows that a product takes together would stand in each other's way
-            spread = np.empty((self.saved.hs.shape[0] - 1, row_stride(n.I, n.itemsize)), rows.dtype)
-            spread[:, : n.I] = np.lib.stride_tricks.as_strided(
-                rows, (len(spread), n.I), (step * n.itemsize, n.itemsize)
-            )
-            rows, step = spread.reshape(-1), spread.shape[1]
+        rows, step, _ = x
+        steps, inputs, itemsize = len(self._x), self._n.I, self._n.itemsize
+        self._x[:, :inputs] = np.lib.stride_tricks.as_strided(rows, (steps, inputs), (step * itemsize, itemsize))
         self._at.fill(-1)
-        count = len(self._parts)
-        first_task, *helpers = (
-            partial(self._kernel, me, count, self._at, rows, step, y[0], y[1], first, *part)
-            for me, part in enumerate(self._parts)
+        mine, *others = (
+            partial(self._kernel, me, len(self._parts), y[0], y[1], first, *part) for me, part in enumerate(self._parts)
         )
-        return pool.lead(first_task, helpers)
+        if (self._kernel, rows.dtype) not in _compiled:  # not by a helper, which would stand back as it compiles
+            mine()
+            _compiled.add((self._kernel, rows.dtype))
+            return True
+        return pool.lead(mine, others)
 
     def final(self) -> tuple[Array, Array | None]:
         """The state after the last step, where it is."""

@@ -15,7 +15,7 @@ from fastrnn.cpu.vector import element_pointer, target_features
 
 SPACING = 16  # int64 numbers from one thread's to the next: two cache lines, which some processors fetch as a pair
 _WORD = 8
-_YIELD = 1  # of the hints that an ARM processor knows
+_SYSTEM = 15  # the scope of ARM's barrier
 
 
 def _is_words(array: Any) -> bool:
@@ -57,8 +57,10 @@ def pause(typingctx: Any) -> Any:
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         if "neon" in target_features():
             kind = ir.FunctionType(ir.VoidType(), [ir.IntType(32)])
-            hint = cgutils.get_or_insert_function(builder.module, kind, "llvm.aarch64.hint")
-            builder.call(hint, [ir.Constant(ir.IntType(32), _YIELD)])
+            barrier = cgutils.get_or_insert_function(
+                builder.module, kind, "llvm.aarch64.isb"
+            )  # its yield takes no time
+            builder.call(barrier, [ir.Constant(ir.IntType(32), _SYSTEM)])
         elif "sse2" in target_features():
             kind = ir.FunctionType(ir.VoidType(), [])
             builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.sse2.pause"), [])

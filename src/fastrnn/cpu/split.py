@@ -3,12 +3,12 @@
     ax = x W + b for a chunk of steps, each thread its units; then per step ah = h U of its units, and the cell
 
 A thread that is late is not waited for long: who stands there computes the late one's units too and goes on, and the
-late one catches up from where the others are. So a thread that the system has put aside, or that has not started yet,
-costs no more than its help, and the first thread returns when the last step is whole, whoever made it.
+late one catches up from where the others are. So the first thread returns when the last step is whole, whoever made it,
+whether the system has put another aside or not let it begin.
 
-This is safe because whatever is made twice is made of the same numbers by the same sums: every step has memory of its
-own, in which the second writes the bits that stand there. A thread that is still inside when the first one returns
-writes nothing else, so y, which belongs to the caller, is written by the first one alone.
+This is safe because whatever is made twice is made of the same numbers by the same sums: x is a copy that nobody
+changes, and every step has memory of its own, in which the second writes the bits that stand there. A thread that is
+still inside when the first one returns writes nothing else: y, which belongs to the caller, is the first one's alone.
 
 `at` [parts, SPACING] holds for each thread the step that it is at: it has seen all steps before the last one whole, and
 that one's own units are there. -1 where it has not begun, T + 1 where it has seen the last step whole.
@@ -51,9 +51,9 @@ def input_part(x: Any, x_rows: Any, w: Any, bias: Any, ax: Any, count: int, firs
 @kernel
 def split_forward(
     me: int, parts: int,  # this thread, and how many there are; the first is the caller's
-    at: Any,  # [parts, SPACING] int64, -1 before
-    x: Any, x_step: int,  # [T, I] and its stride
     y: Any, y_step: int, y_first: int,  # [T, D*P], its stride and this direction's column; the first thread's
+    at: Any,  # [parts, SPACING] int64, -1 before
+    x: Any, x_step: int,  # [T, I] and its stride, of this pass alone
     reverse: bool,
     w: Any, bias: Any, u: Any, unit: Any,  # as in loop.layer_forward
     hs: Any,  # [T+1, Ps] states around each step; the initial state is in place
