@@ -7,7 +7,8 @@ torch.compile breaks the graph at every instance of those.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from operator import attrgetter
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,23 +24,55 @@ from fastrnn.torch.options import Options
 from fastrnn.torch.snapshot import Snapshot
 from fastrnn.torch.spec import DTYPES, Spec, layer
 
+OF_CELL = ("input_size", "hidden_size", "training", *options.SHOWN)  # attributes that a call depends on
+MADE = ("_prepared", "_snapshot")  # what calls make, of one object alone
+
+
+class Prepared(NamedTuple):
+    """What follows from a module's attributes alone, for as long as they stay the same."""
+
+    attributes: Any
+    spec: Spec
+    rate: float | None  # of dropout between the layers; None where nothing is random
+    names: Sequence[str]  # of the weights
+
 
 class _Module(Options):
     """What modules over sequences and modules of one step share: the weights, and the path of a call."""
 
+    _read: ClassVar[Any]  # from a module, all attributes that a call depends on
+    _prepared: Prepared | None = None
     _snapshot: Snapshot | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """What copy and pickle keep: packed weights are made anew."""
+        """What copy and pickle keep: what calls made is made anew."""
         layers = isinstance(self, torch.nn.RNNBase)  # which leaves something out itself
         state: Any = super().__getstate__() if layers else self.__dict__.copy()
-        state.pop("_snapshot", None)
+        for name in MADE:
+            state.pop(name, None)
         return state  # type: ignore[no-any-return]
+
+    def _attributes(self) -> Any:
+        """What a call depends on, to be compared with what the last one had."""
+        return self._read(self)
+
+    def _prepare(self, attributes: Any) -> Prepared:
+        """Read the attributes."""
+        raise NotImplementedError
+
+    def _settings(self) -> Prepared:
+        """What the attributes say; read again where one of them has changed."""
+        if torch.compiler.is_compiling():  # a trace guards each attribute by itself
+            return self._prepare(None)
+        attributes, known = self._attributes(), self._prepared
+        if known is None or known.attributes != attributes:
+            self._prepared = known = self._prepare(attributes)
+        return known
 
     def _weights(self, names: Sequence[str]) -> list[Tensor]:
         held = self._parameters  # type: ignore[attr-defined]
         # Parametrizations and torch.func.functional_call make them attributes instead.
-        weights = [held[name] if held.get(name) is not None else getattr(self, name) for name in names]
+        weights = [held[name] if name in held else getattr(self, name) for name in names]
         if self.recurrent == "mask":
             pairs = zip(names, weights, strict=True)
             return [self._masked(weight) if name.startswith("weight_hh") else weight for name, weight in pairs]
@@ -53,10 +86,7 @@ class _Module(Options):
         self, spec: Spec, rate: float | None, x: Tensor, h: Tensor | None, c: Tensor | None, names: Sequence[str],
         lengths: Any = None, reset: Any = None,
     ) -> list[Tensor]:  # fmt: skip
-        """One call: outputs as function.forward's, in the dtype that torch's own would have.
-
-        rate: of dropout between the layers; None where nothing is random.
-        """
+        """One call: outputs as function.forward's, in the dtype that torch's own would have."""
         weights = self._weights(names)
         if torch.is_autocast_enabled("cpu") and weights[0].dtype == torch.float32:
             wanted = _autocast_dtype(spec, x, h)
@@ -69,12 +99,12 @@ class _Module(Options):
         self, spec: Spec, rate: float | None, x: Tensor, h: Tensor | None, c: Tensor | None, weights: list[Tensor],
         lengths: Any, reset: Any,
     ) -> list[Tensor]:  # fmt: skip
-        weight = weights[0]
-        for t in (x, h, c):  # the usual case without a further call
-            if (t is not None or t is x) and not (isinstance(t, Tensor) and t.is_cpu and t.dtype == weight.dtype):
-                _check(x, h, c, weight)
-        if weight.dtype not in DTYPES or not weight.is_cpu:
-            _check(x, h, c, weight)
+        dtype, everyday = weights[0].dtype, weights[0].is_cpu
+        for t in (x, h, c):
+            if (t is not None or t is x) and not (isinstance(t, Tensor) and t.is_cpu and t.dtype == dtype):
+                everyday = False
+        if not everyday or dtype not in DTYPES:
+            _check(x, h, c, weights[0])
         compiling = torch.compiler.is_compiling()
         if compiling and (torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0):
             raise NotImplementedError(operator.NO_TRANSFORM)
@@ -90,16 +120,15 @@ class _Module(Options):
         self, spec: Spec, rate: float | None, x: Tensor, h: Tensor | None, c: Tensor | None, weights: list[Tensor],
         lengths: Any, reset: Any,
     ) -> list[Tensor]:  # fmt: skip
-        core, backend = layer(spec, DTYPES[x.dtype]), backends.current()
         masks = None if rate is None else Masks(rate, int(torch.randint(2**63 - 1, (1,), device="cpu")))
         reset = reset.detach().cpu().numpy().copy() if isinstance(reset, Tensor) else reset
         if function.steps_needed((x, h, c, *weights)):
-            call = Call(spec, core, None, masks, lengths, reset)
+            call = Call(spec, layer(spec, DTYPES[x.dtype]), None, masks, lengths, reset)
             return function.by_steps(call, function.sizes(call, x, h, c), x, h, c, weights)
-        snapshot = self._snapshot
-        if snapshot is None or not snapshot.holds(core, backend, weights):
-            self._snapshot = snapshot = Snapshot(core, backend, weights)
-        call = Call(spec, core, snapshot, masks, lengths, reset)
+        snapshot, backend = self._snapshot, backends.current()
+        if snapshot is None or not snapshot.holds(spec, backend, weights):
+            self._snapshot = snapshot = Snapshot(spec, backend, weights)
+        call = Call(spec, snapshot.layer, snapshot, masks, lengths, reset)
         if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, h, c, *weights)):
             return list(Recurrence.apply(call, [], x, h, c, *weights))
         return function.forward(call, x, h, c, save=False)[0]
@@ -154,6 +183,10 @@ class _Layers(_Module, torch.nn.RNNBase):
         With return_cells it returns a third value: c after every step, for each layer, laid out as the output.
     """
 
+    _read = attrgetter(
+        "mode", "input_size", "hidden_size", "num_layers", "bias", "batch_first", "bidirectional", "proj_size",
+        "return_cells", "dropout", "training", *options.SHOWN,
+    )  # fmt: skip
     return_cells = False
 
     def __init__(self, mode: str, arguments: dict[str, Any], extra: dict[str, Any]) -> None:
@@ -178,32 +211,42 @@ class _Layers(_Module, torch.nn.RNNBase):
 
     def forward(self, input: Any, hx: Any = None, lengths: Any = None, reset: Any = None) -> Any:  # noqa: A002
         """Run the layers; see the class."""
-        padded = None
         if isinstance(input, PackedSequence):
-            for name, value in (("lengths", lengths), ("reset", reset)):
-                if value is not None:
-                    raise ValueError(f"{name}: expected None with a PackedSequence, got {describe(value)}")
-            padded = packed.pad(input)
-            input, lengths = padded.x, padded.lengths  # noqa: A001
-        h, c = _pair(hx) if self.mode == "LSTM" else (hx, None)
-        if padded is not None:
-            h, c = (None if s is None else padded.sort(s) for s in (h, c))
+            return self._packed(input, hx, lengths, reset)
+        _, spec, rate, names = self._settings()
+        h, c = _pair(hx) if spec.mode == "LSTM" else (hx, None)
+        return _arranged(spec, self._run(spec, rate, input, h, c, names, lengths, reset))
+
+    def _packed(self, sequences: PackedSequence, hx: Any, lengths: Any, reset: Any) -> Any:
+        for name, value in (("lengths", lengths), ("reset", reset)):
+            if value is not None:
+                raise ValueError(f"{name}: expected None with a PackedSequence, got {describe(value)}")
+        padded = packed.pad(sequences)
+        _, spec, rate, names = self._settings()
+        spec = spec._replace(batch_first=False)
+        h, c = _pair(hx) if spec.mode == "LSTM" else (hx, None)
+        h, c = (None if s is None else padded.sort(s) for s in (h, c))
+        y, *rest = self._run(spec, rate, padded.x, h, c, names, padded.lengths)
+        states, cells = rest[: 1 + spec.cell_state], rest[1 + spec.cell_state :]
+        return _arranged(spec, [padded.pack(y), *map(padded.unsort, states), *map(padded.pack, cells)])
+
+    def _prepare(self, attributes: Any) -> Prepared:
         zoneout = self._rates()
         spec = Spec(
-            self.mode, self.input_size, self.hidden_size, self.num_layers, self.bias,
-            self.batch_first and padded is None, self.bidirectional, self.proj_size, False, self.return_cells,
-            self.peephole is True, self.peephole == "dense", self.coupled, self.recurrent == "diagonal",
-            self.layer_norm, *zoneout, self.recurrent_dropout, self.save_mode == "recompute",
+            self.mode, self.input_size, self.hidden_size, self.num_layers, self.bias, self.batch_first,
+            self.bidirectional, self.proj_size, False, self.return_cells, self.peephole is True,
+            self.peephole == "dense", self.coupled, self.recurrent == "diagonal", self.layer_norm, *zoneout,
+            self.recurrent_dropout, self.save_mode == "recompute",
         )  # fmt: skip
         rate = self.dropout if self.num_layers > 1 else 0.0
-        if not self.training or not (rate or self.recurrent_dropout or zoneout != (0.0, 0.0)):
-            rate = None
-        y, *rest = self._run(spec, rate, input, h, c, self._flat_weights_names, lengths, reset)
-        states, cells = rest[: 1 + spec.cell_state], rest[1 + spec.cell_state :]
-        if padded is not None:
-            y, states, cells = padded.pack(y), [padded.unsort(s) for s in states], [padded.pack(t) for t in cells]
-        state = tuple(states) if spec.cell_state else states[0]
-        return (y, state, tuple(cells)) if self.return_cells else (y, state)
+        random = self.training and (rate or self.recurrent_dropout or zoneout != (0.0, 0.0))
+        return Prepared(attributes, spec, rate if random else None, self._flat_weights_names)
+
+
+def _arranged(spec: Spec, found: list[Any]) -> Any:
+    """The outputs as a module over sequences returns them."""
+    state = (found[1], found[2]) if spec.mode == "LSTM" else found[1]
+    return (found[0], state, tuple(found[3:])) if spec.cells else (found[0], state)
 
 
 class RNN(_Layers):
@@ -290,6 +333,8 @@ class GRU(_Layers):
 class _Cell(_Module):
     """Modules of one step, on the base class of torch's own."""
 
+    _read = attrgetter(*OF_CELL)
+    _mode: str  # key of KINDS
     _names: tuple[str, ...] = ()  # of the parameters, where there are more or fewer than torch's
 
     def _extend(self, mode: str, extra: dict[str, Any]) -> None:
@@ -302,20 +347,31 @@ class _Cell(_Module):
             self._names = tuple(names)
             self.reset_parameters()
 
-    def _step(self, mode: str, x: Any, h: Any, c: Any = None) -> list[Tensor]:
+    def _attributes(self) -> Any:
+        module: Any = self
+        return self._read(self), module._parameters.get("bias_ih") is None
+
+    def _prepare(self, attributes: Any) -> Prepared:
         module: Any = self
         bias, zoneout = module.bias_ih is not None, self._rates()
         spec = Spec(
-            mode, module.input_size, module.hidden_size, 1, bias, False, False, 0, True, False, self.peephole is True,
-            self.peephole == "dense", self.coupled, self.recurrent == "diagonal", self.layer_norm, *zoneout, 0.0, False,
+            self._mode, module.input_size, module.hidden_size, 1, bias, False, False, 0, True, False,
+            self.peephole is True, self.peephole == "dense", self.coupled, self.recurrent == "diagonal",
+            self.layer_norm, *zoneout, 0.0, False,
         )  # fmt: skip
         names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh") if bias else ("weight_ih", "weight_hh")
         rate = 0.0 if module.training and zoneout != (0.0, 0.0) else None
-        return self._run(spec, rate, x, h, c, self._names or names)
+        return Prepared(attributes, spec, rate, self._names or names)
+
+    def _step(self, x: Any, h: Any, c: Any = None) -> list[Tensor]:
+        _, spec, rate, names = self._settings()
+        return self._run(spec, rate, x, h, c, names)
 
 
 class RNNCell(_Cell, torch.nn.RNNCell):
     """torch.nn.RNNCell on fastrnn's kernels; the same arguments, and options as for LSTMCell."""
+
+    _read = attrgetter("nonlinearity", *OF_CELL)
 
     def __init__(
         self, input_size: int, hidden_size: int, bias: bool = True, nonlinearity: str = "tanh", device: Any = None,
@@ -328,9 +384,13 @@ class RNNCell(_Cell, torch.nn.RNNCell):
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:  # noqa: A002
         """One step: [B, I] or [I] and h to the next h."""
+        return self._step(input, hx)[0]
+
+    @property
+    def _mode(self) -> str:  # type: ignore[override]
         if self.nonlinearity not in ("tanh", "relu"):
             raise RuntimeError(f"nonlinearity: expected 'tanh' or 'relu', got {self.nonlinearity!r}")
-        return self._step(f"RNN_{self.nonlinearity.upper()}", input, hx)[0]
+        return f"RNN_{self.nonlinearity.upper()}"
 
 
 class LSTMCell(_Cell, torch.nn.LSTMCell):
@@ -343,6 +403,8 @@ class LSTMCell(_Cell, torch.nn.LSTMCell):
             the number of the layer.
     """
 
+    _mode = "LSTM"
+
     def __init__(
         self, input_size: int, hidden_size: int, bias: bool = True, device: Any = None, dtype: Any = None,
         **options: Any,
@@ -352,12 +414,14 @@ class LSTMCell(_Cell, torch.nn.LSTMCell):
 
     def forward(self, input: Tensor, hx: Any = None) -> tuple[Tensor, Tensor]:  # noqa: A002
         """One step: [B, I] or [I] and (h, c) to the next (h, c)."""
-        h, c = self._step("LSTM", input, *_pair(hx))
+        h, c = self._step(input, *_pair(hx))
         return h, c
 
 
 class GRUCell(_Cell, torch.nn.GRUCell):
     """torch.nn.GRUCell on fastrnn's kernels; the same arguments, and options as for LSTMCell."""
+
+    _mode = "GRU"
 
     def __init__(
         self, input_size: int, hidden_size: int, bias: bool = True, device: Any = None, dtype: Any = None,
@@ -368,4 +432,4 @@ class GRUCell(_Cell, torch.nn.GRUCell):
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:  # noqa: A002
         """One step: [B, I] or [I] and h to the next h."""
-        return self._step("GRU", input, hx)[0]
+        return self._step(input, hx)[0]

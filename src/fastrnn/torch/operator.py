@@ -17,7 +17,7 @@ from fastrnn.errors import ShapeError, TensorError
 from fastrnn.torch import function
 from fastrnn.torch.function import Call, Masks
 from fastrnn.torch.snapshot import Snapshot
-from fastrnn.torch.spec import DTYPES, Spec, layer
+from fastrnn.torch.spec import Spec
 
 # The arguments of both operators; torch reads operator schemas, not annotations, so that they may be postponed here.
 CALL = (
@@ -47,10 +47,10 @@ def _call(
     if function.steps_needed((x, *weights)):
         raise NotImplementedError(NO_TRANSFORM)  # torch itself would go on without the tangents
     spec = Spec(*constants)
-    core = layer(spec, DTYPES[x.dtype])
+    snapshot = Snapshot(spec, backends.current(), weights)
     masks = None if seed is None else Masks(rate, int(seed))
     lengths, reset = (None if t is None else t.numpy() for t in (lengths, reset))
-    return Call(spec, core, Snapshot(core, backends.current(), weights), masks, lengths, reset)
+    return Call(spec, snapshot.layer, snapshot, masks, lengths, reset)
 
 
 def _forward(
