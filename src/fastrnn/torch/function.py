@@ -12,10 +12,9 @@ from torch.autograd import forward_ad
 
 from fastrnn import backends, sequence, threads
 from fastrnn.arrays import Array
-from fastrnn.recurrence import Columns, Weights
+from fastrnn.recurrence import Columns, Run, Weights
 from fastrnn.torch import steps
-from fastrnn.torch.snapshot import Snapshot
-from fastrnn.torch.spec import Spec
+from fastrnn.torch.spec import Spec, layer
 
 NOWHERE = Columns(np.empty((0, 0, 0)), 0, 0)  # where an output was written does not matter to its gradient
 
@@ -32,16 +31,23 @@ class Call(NamedTuple):
 
     spec: Spec
     layer: Any  # the core's, without parameters
-    snapshot: Snapshot | None  # None where the steps run as torch operations
-    masks: Masks | None  # None where nothing is random
-    lengths: Any
-    reset: Any
+    network: sequence.Network  # with the masks of this call
+    backend: Any = None
+    packed: Any = None  # weights; None where the steps run as torch operations
+    masks: Masks | None = None  # None where nothing is random
+    lengths: Any = None
+    reset: Any = None
 
-    @property
-    def network(self) -> sequence.Network:
-        """The core's network, with the masks of this call."""
-        network: sequence.Network = self.layer._network
-        return network if self.masks is None else network._replace(**self.masks._asdict())
+    @classmethod
+    def of(cls, spec: Spec, dtype: str) -> Call:
+        """A call without weights or arguments."""
+        core = layer(spec, dtype)
+        return cls(spec, core, core._network)
+
+    def on(self, masks: Masks | None, lengths: Any, reset: Any) -> Call:
+        """The call with these arguments."""
+        network = self.network if masks is None else self.network._replace(**masks._asdict())
+        return self._replace(network=network, masks=masks, lengths=lengths, reset=reset)
 
     @property
     def number(self) -> int | None:
@@ -78,18 +84,17 @@ def numpy(tensor: Tensor | None) -> Array | None:
 
 def forward(call: Call, x: Tensor, h: Tensor | None, c: Tensor | None, save: bool) -> tuple[list[Tensor], Any]:
     """Run the kernels; return y, h_n, c_n, c of every layer (those that the call has), and what backward needs."""
-    spec, layer, snapshot = call.spec, call.layer, call.snapshot
-    assert snapshot is not None, "a call on the kernels has packed weights"
+    spec, layer, network, backend, packed, *_ = call
     with threads.Limited(torch.get_num_threads()):
         inputs, batched = call.inputs(numpy(x), numpy(h), numpy(c))  # type: ignore[arg-type]
         output = sequence.forward(
-            call.network, snapshot.backend, snapshot.packed, inputs, save=save or spec.cells,
-            call=call.number, batch_first=spec.batch_first and batched,
+            network, backend, packed, inputs, save=save or spec.cells, call=call.number,
+            batch_first=spec.batch_first and batched,
         )  # fmt: skip
         arrays = [] if spec.single else [layer._laid_out(output.y, batched)]
         arrays += call.states(output.h_n, output.c_n, batched)
         if spec.cells:
-            found = sequence.cells(call.network, snapshot.backend, snapshot.packed, output.passes)
+            found = sequence.cells(network, backend, packed, output.passes)
             arrays += [layer._laid_out(c_t, batched) for c_t in found]
     return list(map(torch.from_numpy, arrays)), (inputs, batched, output.passes)
 
@@ -98,7 +103,6 @@ def backward(
     call: Call, inputs: sequence.Inputs, batched: bool, passes: list[sequence.Pass], given: Sequence[Tensor | None]
 ) -> list[Tensor | None]:
     """Gradients of x, h_0, c_0 and the weights from those of the outputs, None standing for zero."""
-    assert call.snapshot is not None, "a call on the kernels has packed weights"
     spec, rest = call.spec, [numpy(g) for g in given]
     dy = None if spec.single else call.time_first(rest.pop(0), batched)
     if spec.single:
@@ -107,8 +111,8 @@ def backward(
     dcells = [call.time_first(g, batched) for g in rest[2:]] if spec.cells else None
     with threads.Limited(torch.get_num_threads()):
         grads = sequence.backward(
-            call.network, call.snapshot.backend, call.snapshot.packed, inputs, passes, dy, dh,
-            dc if spec.cell_state else None, dcells, batch_first=spec.batch_first and batched,
+            call.network, call.backend, call.packed, inputs, passes, dy, dh, dc if spec.cell_state else None, dcells,
+            batch_first=spec.batch_first and batched,
         )  # fmt: skip
     dx = call.layer._laid_out(grads.x, batched)
     states = call.states(grads.h0, grads.c0, batched)
@@ -133,52 +137,64 @@ class _Kept:
 
     def number(self, value: Any) -> Any:
         """Take the arrays out of what a pass saved."""
-        if type(value) is np.ndarray:
-            if not value.size:
-                return value
-            if id(value) not in self._numbers:
-                self._numbers[id(value)] = _Number(len(self.tensors))
-                self.tensors.append(torch.from_numpy(value))
-            return self._numbers[id(value)]
-        return value if value is None or type(value) is int else _mapped(value, self.number)
+        if value is None:
+            return None
+        if type(value) is not np.ndarray:
+            return value if type(value) is int else _mapped(value, self.number)
+        known = self._numbers.get(id(value))
+        if known is None and value.size:
+            known = self._numbers[id(value)] = _Number(len(self.tensors))
+            self.tensors.append(torch.from_numpy(value))
+        return value if known is None else known
+
+    def run(self, run: Run, again: bool) -> Run:
+        """The run without its arrays and without the memory of its output.
+
+        again: segments of it will be run again, which needs to know the shape of the output.
+        """
+        y = run.y._replace(array=_no_memory(run.y.array)) if again else NOWHERE
+        x, h0, c0, lengths, clear, reverse, _, keep, zone = run
+        return Run(self.number(x), h0, c0, lengths, clear, reverse, y, self.number(keep), self.number(zone))
 
 
 class _Fetched:
     """The arrays that were put away, by number."""
 
     def __init__(self, x: Array, tensors: Sequence[Tensor]) -> None:
-        self._x, self._arrays = x, [tensor.numpy() for tensor in tensors]
+        self._arrays = [*map(Tensor.numpy, tensors), x]
 
     def array(self, value: Any) -> Any:
         """Put them back."""
         if type(value) is _Number:
-            return self._x if value < 0 else self._arrays[value]
+            return self._arrays[value]
         return value if value is None or type(value) in (int, np.ndarray) else _mapped(value, self.array)
+
+    def run(self, run: Run) -> Run:
+        """The run with its arrays."""
+        x, h0, c0, lengths, clear, reverse, y, keep, zone = run
+        return Run(self.array(x), h0, c0, lengths, clear, reverse, y, self.array(keep), self.array(zone))
 
 
 def put_away(passes: list[sequence.Pass], x: Array) -> tuple[list[Any], list[Tensor]]:
     """Take the arrays out of `passes`, as tensors for autograd to keep, to free, and to hand to its hooks."""
     kept = _Kept(x)
-    return [_of_pass(_without_output(each), kept.number) for each in passes], kept.tensors
+    stripped = [
+        sequence.Pass(
+            [kept.run(run, type(each) is list) for run, each in zip(runs, saved, strict=True)],
+            list(map(kept.number, saved)), kept.number(scale),
+        )
+        for runs, saved, scale in passes
+    ]  # fmt: skip
+    return stripped, kept.tensors
 
 
 def fetch(stripped: list[Any], x: Array, tensors: Sequence[Tensor]) -> list[sequence.Pass]:
     """Undo `put_away`."""
     fetched = _Fetched(x, tensors)
-    return [_of_pass(each, fetched.array) for each in stripped]
-
-
-def _without_output(each: sequence.Pass) -> sequence.Pass:
-    """The pass without the memory of its output; segments that are run again (lists) need to know the shape."""
-    runs = [
-        run._replace(y=_shape_of(run.y) if type(saved) is list else NOWHERE)
-        for run, saved in zip(each.runs, each.saved, strict=True)
+    return [
+        sequence.Pass(list(map(fetched.run, runs)), list(map(fetched.array, saved)), fetched.array(scale))
+        for runs, saved, scale in stripped
     ]
-    return each._replace(runs=runs)
-
-
-def _shape_of(columns: Columns) -> Columns:
-    return columns._replace(array=_no_memory(columns.array))
 
 
 def _no_memory(array: Array) -> Array:
@@ -186,15 +202,9 @@ def _no_memory(array: Array) -> Array:
     return np.broadcast_to(array.dtype.type(0), array.shape)
 
 
-def _of_pass(each: Any, change: Any) -> Any:
-    """The pass with every large array changed."""
-    runs = [run._replace(x=change(run.x), keep=change(run.keep), zone=change(run.zone)) for run in each.runs]
-    return sequence.Pass(runs, [_mapped(saved, change) for saved in each.saved], change(each.scale))
-
-
 def _mapped(value: Any, change: Any) -> Any:
-    parts = map(change, value)
-    return list(parts) if type(value) is list else type(value)(*parts)
+    """A list or a NamedTuple with every part changed."""
+    return list(map(change, value)) if type(value) is list else type(value)._make(map(change, value))
 
 
 class Recurrence(torch.autograd.Function):
@@ -239,6 +249,11 @@ class Recurrence(torch.autograd.Function):
             passes = fetch(stripped, x, tensors)
             found = backward(ctx.call, inputs._replace(x=x), batched, passes, given)
         return None, None, *(g if need else None for g, need in zip(found, needed, strict=True))
+
+
+def has_gradient(x: Tensor, h: Tensor | None, c: Tensor | None, *weights: Tensor) -> bool:
+    """Whether autograd must know of the call; the weights first, since they mostly say it."""
+    return any(t.requires_grad for t in weights) or any(t is not None and t.requires_grad for t in (x, h, c))
 
 
 def steps_needed(tensors: Sequence[Tensor | None]) -> bool:

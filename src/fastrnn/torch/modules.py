@@ -12,7 +12,10 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
+from torch._C import _is_tracing, _len_torch_dispatch_stack
+from torch._C._dynamo.eval_frame import get_eval_frame_callback
 from torch.autograd import forward_ad
+from torch.compiler import is_compiling
 from torch.nn.utils.rnn import PackedSequence
 
 from fastrnn import backends, validation
@@ -22,7 +25,7 @@ from fastrnn.torch import function, operator, options, packed
 from fastrnn.torch.function import Call, Masks, Recurrence
 from fastrnn.torch.options import Options
 from fastrnn.torch.snapshot import Snapshot
-from fastrnn.torch.spec import DTYPES, Spec, layer
+from fastrnn.torch.spec import DTYPES, Spec
 
 OF_CELL = ("input_size", "hidden_size", "training", *options.SHOWN)  # attributes that a call depends on
 MADE = ("_prepared", "_snapshot")  # what calls make, of one object alone
@@ -31,7 +34,7 @@ MADE = ("_prepared", "_snapshot")  # what calls make, of one object alone
 class Prepared(NamedTuple):
     """What follows from a module's attributes alone, for as long as they stay the same."""
 
-    attributes: Any
+    attributes: Any  # None inside torch.compile and torch.export
     spec: Spec
     rate: float | None  # of dropout between the layers; None where nothing is random
     names: Sequence[str]  # of the weights
@@ -62,7 +65,7 @@ class _Module(Options):
 
     def _settings(self) -> Prepared:
         """What the attributes say; read again where one of them has changed."""
-        if torch.compiler.is_compiling():  # a trace guards each attribute by itself
+        if is_compiling():  # which guards each attribute by itself
             return self._prepare(None)
         attributes, known = self._attributes(), self._prepared
         if known is None or known.attributes != attributes:
@@ -83,53 +86,48 @@ class _Module(Options):
         return self.zoneout if isinstance(self.zoneout, tuple) else (self.zoneout, self.zoneout)
 
     def _run(
-        self, spec: Spec, rate: float | None, x: Tensor, h: Tensor | None, c: Tensor | None, names: Sequence[str],
-        lengths: Any = None, reset: Any = None,
-    ) -> list[Tensor]:  # fmt: skip
+        self, known: Prepared, x: Tensor, h: Tensor | None, c: Tensor | None, lengths: Any = None, reset: Any = None
+    ) -> list[Tensor]:
         """One call: outputs as function.forward's, in the dtype that torch's own would have."""
-        weights = self._weights(names)
-        if torch.is_autocast_enabled("cpu") and weights[0].dtype == torch.float32:
-            wanted = _autocast_dtype(spec, x, h)
+        weights = self._weights(known.names)
+        dtype, everyday, wanted = weights[0].dtype, weights[0].is_cpu, None
+        if torch.is_autocast_enabled("cpu") and dtype == torch.float32:
+            wanted = _autocast_dtype(known.spec, x, h)
             x, h, c = (None if t is None else t.float() for t in (x, h, c))
-            found = self._path(spec, rate, x, h, c, weights, lengths, reset)
-            return [t.to(wanted) for t in found]
-        return self._path(spec, rate, x, h, c, weights, lengths, reset)
-
-    def _path(
-        self, spec: Spec, rate: float | None, x: Tensor, h: Tensor | None, c: Tensor | None, weights: list[Tensor],
-        lengths: Any, reset: Any,
-    ) -> list[Tensor]:  # fmt: skip
-        dtype, everyday = weights[0].dtype, weights[0].is_cpu
         for t in (x, h, c):
             if (t is not None or t is x) and not (isinstance(t, Tensor) and t.is_cpu and t.dtype == dtype):
                 everyday = False
         if not everyday or dtype not in DTYPES:
             _check(x, h, c, weights[0])
-        compiling = torch.compiler.is_compiling()
+        compiling = known.attributes is None
         if compiling and (torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0):
             raise NotImplementedError(operator.NO_TRANSFORM)
         if compiling or _is_traced(x):
             lengths, reset = (None if t is None else torch.as_tensor(t) for t in (lengths, reset))
-            return operator.run(spec, x, h, c, weights, lengths, reset, rate)
-        eager = self._eager
-        if torch._C._dynamo.eval_frame.get_eval_frame_callback() is not None:
-            eager = torch.compiler.disable(eager)  # after a graph break: tracing the functions below would be wrong
-        return eager(spec, rate, x, h, c, weights, lengths, reset)
+            found = operator.run(known.spec, x, h, c, weights, lengths, reset, known.rate)
+        elif get_eval_frame_callback() is None:
+            found = self._eager(known, x, h, c, weights, lengths, reset)
+        else:  # after a graph break: tracing the functions below would be wrong
+            found = torch.compiler.disable(self._eager)(known, x, h, c, weights, lengths, reset)
+        return found if wanted is None else [t.to(wanted) for t in found]
 
     def _eager(
-        self, spec: Spec, rate: float | None, x: Tensor, h: Tensor | None, c: Tensor | None, weights: list[Tensor],
-        lengths: Any, reset: Any,
+        self, known: Prepared, x: Tensor, h: Tensor | None, c: Tensor | None, weights: list[Tensor], lengths: Any,
+        reset: Any,
     ) -> list[Tensor]:  # fmt: skip
+        _, spec, rate, _ = known
         masks = None if rate is None else Masks(rate, int(torch.randint(2**63 - 1, (1,), device="cpu")))
         reset = reset.detach().cpu().numpy().copy() if isinstance(reset, Tensor) else reset
         if function.steps_needed((x, h, c, *weights)):
-            call = Call(spec, layer(spec, DTYPES[x.dtype]), None, masks, lengths, reset)
+            call = Call.of(spec, DTYPES[x.dtype]).on(masks, lengths, reset)
             return function.by_steps(call, function.sizes(call, x, h, c), x, h, c, weights)
         snapshot, backend = self._snapshot, backends.current()
         if snapshot is None or not snapshot.holds(spec, backend, weights):
             self._snapshot = snapshot = Snapshot(spec, backend, weights)
-        call = Call(spec, snapshot.layer, snapshot, masks, lengths, reset)
-        if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, h, c, *weights)):
+        call = snapshot.call
+        if not (masks is lengths is reset is None):
+            call = call.on(masks, lengths, reset)
+        if torch.is_grad_enabled() and function.has_gradient(x, h, c, *weights):
             return list(Recurrence.apply(call, [], x, h, c, *weights))
         return function.forward(call, x, h, c, save=False)[0]
 
@@ -137,7 +135,7 @@ class _Module(Options):
 def _is_traced(x: Tensor) -> bool:
     """Whether something other than the kernels is to see the call: a mode, a tracer, a tensor without numbers."""
     plain = type(x) is Tensor or isinstance(x, torch.nn.Parameter)
-    return bool(torch._C._len_torch_dispatch_stack() or x.is_meta or not plain or torch._C._is_tracing())
+    return bool(not plain or x.is_meta or _len_torch_dispatch_stack() or _is_tracing())
 
 
 def _check(x: Tensor, h: Any, c: Any, weight: Tensor) -> None:
@@ -213,20 +211,20 @@ class _Layers(_Module, torch.nn.RNNBase):
         """Run the layers; see the class."""
         if isinstance(input, PackedSequence):
             return self._packed(input, hx, lengths, reset)
-        _, spec, rate, names = self._settings()
-        h, c = _pair(hx) if spec.mode == "LSTM" else (hx, None)
-        return _arranged(spec, self._run(spec, rate, input, h, c, names, lengths, reset))
+        known = self._settings()
+        h, c = _pair(hx) if self.mode == "LSTM" else (hx, None)
+        return _arranged(known.spec, self._run(known, input, h, c, lengths, reset))
 
     def _packed(self, sequences: PackedSequence, hx: Any, lengths: Any, reset: Any) -> Any:
         for name, value in (("lengths", lengths), ("reset", reset)):
             if value is not None:
                 raise ValueError(f"{name}: expected None with a PackedSequence, got {describe(value)}")
         padded = packed.pad(sequences)
-        _, spec, rate, names = self._settings()
-        spec = spec._replace(batch_first=False)
-        h, c = _pair(hx) if spec.mode == "LSTM" else (hx, None)
+        known = self._settings()
+        spec = known.spec._replace(batch_first=False)
+        h, c = _pair(hx) if self.mode == "LSTM" else (hx, None)
         h, c = (None if s is None else padded.sort(s) for s in (h, c))
-        y, *rest = self._run(spec, rate, padded.x, h, c, names, padded.lengths)
+        y, *rest = self._run(known._replace(spec=spec), padded.x, h, c, padded.lengths)
         states, cells = rest[: 1 + spec.cell_state], rest[1 + spec.cell_state :]
         return _arranged(spec, [padded.pack(y), *map(padded.unsort, states), *map(padded.pack, cells)])
 
@@ -364,8 +362,7 @@ class _Cell(_Module):
         return Prepared(attributes, spec, rate, self._names or names)
 
     def _step(self, x: Any, h: Any, c: Any = None) -> list[Tensor]:
-        _, spec, rate, names = self._settings()
-        return self._run(spec, rate, x, h, c, names)
+        return self._run(self._settings(), x, h, c)
 
 
 class RNNCell(_Cell, torch.nn.RNNCell):

@@ -47,10 +47,9 @@ def _call(
     if function.steps_needed((x, *weights)):
         raise NotImplementedError(NO_TRANSFORM)  # torch itself would go on without the tangents
     spec = Spec(*constants)
-    snapshot = Snapshot(spec, backends.current(), weights)
     masks = None if seed is None else Masks(rate, int(seed))
     lengths, reset = (None if t is None else t.numpy() for t in (lengths, reset))
-    return Call(spec, snapshot.layer, snapshot, masks, lengths, reset)
+    return Snapshot(spec, backends.current(), weights).call.on(masks, lengths, reset)
 
 
 def _forward(

@@ -7,6 +7,8 @@ version. So each call compares the parameters, bit by bit, with the copies that 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from operator import attrgetter
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,16 +19,19 @@ from fastrnn.arrays import Array
 from fastrnn.cpu import build
 from fastrnn.errors import ShapeError, TensorError
 from fastrnn.recurrence import Weights
-from fastrnn.torch.spec import DTYPES, Spec, layer
+from fastrnn.torch.function import Call
+from fastrnn.torch.spec import DTYPES, Spec
+
+SHAPE = attrgetter("shape")
 
 
 class Snapshot:
     """Copies of one module's weights and what a backend packed from them."""
 
     def __init__(self, spec: Spec, backend: str, weights: Sequence[Tensor]) -> None:
-        self.spec, self.dtype = spec, weights[0].dtype
-        self.layer, self.name, self.backend = layer(spec, DTYPES[self.dtype]), backend, backends.module(backend)
-        self._names, shapes = zip(*self.layer._shapes(), strict=True)
+        self.spec, self.backend, self.dtype = spec, backend, weights[0].dtype
+        call = Call.of(spec, DTYPES[self.dtype])
+        self._names, shapes = zip(*call.layer._shapes(), strict=True)
         self._sizes = list(map(torch.Size, shapes))
         self._live = self._arrays(weights)  # so that no other thread frees memory that a call is comparing
         self._pointers = list(map(Tensor.data_ptr, weights))
@@ -35,25 +40,23 @@ class Snapshot:
         self._words = np.array([size.numel() * self._copy.itemsize // 4 for size in self._sizes], np.int64)
         self._same_bits = build.load("equal").same_bits
         self._bits = self._copy.view(np.int32)
-        self.packed = [self.backend.pack(self.layer._network.cell, w) for w in self._grouped()]
+        module = backends.module(backend)
+        packed = [module.pack(call.network.cell, w) for w in self._grouped(call.layer)]
+        self.call = call._replace(backend=module, packed=packed)  # which does not hold this object: no cycle
 
     def holds(self, spec: Spec, backend: str, weights: Sequence[Tensor]) -> bool:
         """Whether these weights have the very bits of this snapshot."""
-        if spec != self.spec or backend != self.name or weights[0].dtype != self.dtype:
+        if spec != self.spec or backend != self.backend or weights[0].dtype != self.dtype:
             return False
-        if self._stand_here(weights):
+        if (
+            list(map(Tensor.data_ptr, weights)) == self._pointers
+            and list(map(SHAPE, weights)) == self._sizes
+            and all(map(Tensor.is_contiguous, weights))
+        ):
             return bool(self._same_bits(self._addresses, self._words, self._bits))
         arrays = self._arrays(weights)  # where they are not contiguous, copies that live until they have been read
         addresses = np.array([array.ctypes.data for array in arrays], np.int64)
         return bool(self._same_bits(addresses, self._words, self._bits))
-
-    def _stand_here(self, weights: Sequence[Tensor]) -> bool:
-        """Whether the memory that was copied from is that of these weights, laid out as then."""
-        return (
-            list(map(Tensor.data_ptr, weights)) == self._pointers
-            and [weight.shape for weight in weights] == self._sizes
-            and all(map(Tensor.is_contiguous, weights))
-        )
 
     def _arrays(self, weights: Sequence[Tensor]) -> list[Array]:
         """The weights, checked, each contiguous."""
@@ -66,10 +69,10 @@ class Snapshot:
                 raise RuntimeError(f"{name}: expected a tensor with memory, got one whose storage was freed")
         return [weight.detach().contiguous().numpy() for weight in weights]
 
-    def _grouped(self) -> Iterator[Weights]:
+    def _grouped(self, layer: Any) -> Iterator[Weights]:
         """The copies as the core takes them, one entry a layer and direction."""
         parts = np.split(self._copy, np.cumsum([size.numel() for size in self._sizes])[:-1])
         arrays = iter([part.reshape(size) for part, size in zip(parts, self._sizes, strict=True)])
-        for names in self.layer._names():
+        for names in layer._names():
             values: list[Array | None] = [None if name is None else next(arrays) for name in names]
             yield Weights(*values)  # type: ignore[arg-type]
