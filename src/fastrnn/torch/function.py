@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,10 +12,11 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from fastrnn import backends, sequence, threads
-from fastrnn.arrays import Array
+from fastrnn.arrays import Array, describe
+from fastrnn.errors import TensorError
 from fastrnn.recurrence import Columns, Run, Weights
 from fastrnn.torch import steps
-from fastrnn.torch.spec import Spec, layer
+from fastrnn.torch.spec import DTYPES, Spec, layer
 
 NOWHERE = Columns(np.empty((0, 0, 0)), 0, 0)  # where an output was written does not matter to its gradient
 
@@ -56,15 +58,24 @@ class Call(NamedTuple):
 
     def inputs(self, x: Array, h: Array | None, c: Array | None) -> tuple[sequence.Inputs, bool]:
         """Check the arguments; return them as the core takes them, and whether they were batched."""
-        if self.spec.single:
+        spec, layer = self.spec, self.layer
+        if spec.single:
             x, h, c = x[None], None if h is None else h[None], None if c is None else c[None]
-        state = h if not self.spec.cell_state else None if h is None and c is None else (h, c)
-        return self.layer._inputs(x, state, self.lengths, self.reset)  # type: ignore[no-any-return]
+        if self.lengths is None and self.reset is None:
+            batched, h_0, c_0 = _checked(layer, x.shape, h is None or h.shape, c is None or c.shape)
+            if batched:
+                h = np.zeros(h_0, x.dtype) if h is None else h
+                c = np.zeros(c_0, x.dtype) if c is None and c_0 is not None else c
+                return sequence.Inputs(x.transpose(1, 0, 2) if spec.batch_first else x, h, c, None, None), True
+        return layer._inputs(x, _state(layer, h, c), self.lengths, self.reset)  # type: ignore[no-any-return]
 
     def time_first(self, a: Array | None, batched: bool) -> Array | None:
-        """An array over time from the module's layout to [T, B, N]."""
-        if a is None or not batched:
-            return a if a is None else a[:, None]
+        """x, or an array over time, from the module's layout to [T, B, N]."""
+        if a is None:
+            return None
+        a = a[None] if self.spec.single else a
+        if not batched:
+            return a[:, None]
         return a.transpose(1, 0, 2) if self.spec.batch_first else a
 
     def states(self, h: Array, c: Array | None, batched: bool) -> list[Array]:
@@ -73,6 +84,41 @@ class Call(NamedTuple):
         if not batched:
             parts = [part[:, 0] for part in parts]
         return [part[0] for part in parts] if self.spec.single else parts
+
+
+@lru_cache(maxsize=4096)
+def _checked(layer: Any, *shapes: Any) -> tuple[bool, tuple[int, ...], tuple[int, ...] | None]:
+    """Check the shapes of x, h_0 and c_0, True where there is none; return whether batched, and both states' shapes.
+
+    Cached, since most calls are like the last one, and the check takes a tenth of the time of a small call.
+    """
+    x, h, c = (None if shape is True else _no_memory(shape, layer.dtype) for shape in shapes)
+    inputs, batched = layer._inputs(x, _state(layer, h, c), None, None)
+    return batched, inputs.h0.shape, None if inputs.c0 is None else inputs.c0.shape
+
+
+def _state(layer: Any, h: Array | None, c: Array | None) -> Any:
+    """The state as the core takes it."""
+    if not layer._network.cell.cell_state:
+        return h
+    return None if h is None and c is None else (h, c)
+
+
+def check(x: Tensor, h: Any, c: Any, weight: Tensor) -> None:
+    """What torch checks before shapes; shapes are the core's affair."""
+    for name, given in (("x", x), ("h_0", h), ("c_0", c)):
+        if given is None and name != "x":
+            continue
+        if not isinstance(given, Tensor):
+            raise TypeError(f"{name}: expected a tensor, got {describe(given)}")
+        if given.dtype != weight.dtype:
+            raise TensorError(f"{name}: expected {weight.dtype}, as the parameters, got {given.dtype}")
+        if given.device != weight.device:
+            raise TensorError(f"{name}: expected a tensor on {weight.device}, as the parameters, got {given.device}")
+    if weight.dtype not in DTYPES:
+        raise TensorError(f"parameters: expected torch.float32 or torch.float64 on the CPU, got {weight.dtype}")
+    if weight.device.type not in ("cpu", "meta"):
+        raise NotImplementedError(f"device: expected the CPU, the only one in this version, got {weight.device}")
 
 
 def numpy(tensor: Tensor | None) -> Array | None:
@@ -135,26 +181,32 @@ class _Kept:
     def __init__(self, x: Array) -> None:
         self.tensors, self._numbers = list[Tensor](), {id(x): _Number(-1)}
 
-    def number(self, value: Any) -> Any:
-        """Take the arrays out of what a pass saved."""
-        if value is None:
-            return None
-        if type(value) is not np.ndarray:
-            return value if type(value) is int else _mapped(value, self.number)
-        known = self._numbers.get(id(value))
-        if known is None and value.size:
-            known = self._numbers[id(value)] = _Number(len(self.tensors))
-            self.tensors.append(torch.from_numpy(value))
-        return value if known is None else known
+    def numbers(self, values: Any) -> Any:
+        """A list or a NamedTuple with its arrays taken out, but for empty ones."""
+        found: list[Any] = []
+        for value in values:
+            if type(value) is np.ndarray:
+                found.append(self._number(value) if value.size else value)
+            else:
+                found.append(value if value is None or type(value) is int else self.numbers(value))
+        return found if type(values) is list else type(values)._make(found)
+
+    def _number(self, array: Array) -> _Number:
+        known = self._numbers.get(id(array))
+        if known is None:
+            known = self._numbers[id(array)] = _Number(len(self.tensors))
+            self.tensors.append(torch.from_numpy(array))
+        return known
 
     def run(self, run: Run, again: bool) -> Run:
         """The run without its arrays and without the memory of its output.
 
         again: segments of it will be run again, which needs to know the shape of the output.
         """
-        y = run.y._replace(array=_no_memory(run.y.array)) if again else NOWHERE
+        y = run.y._replace(array=_no_memory(run.y.array.shape, run.y.array.dtype)) if again else NOWHERE
         x, h0, c0, lengths, clear, reverse, _, keep, zone = run
-        return Run(self.number(x), h0, c0, lengths, clear, reverse, y, self.number(keep), self.number(zone))
+        x, keep, zone = self.numbers([x, keep, zone])
+        return Run(x, h0, c0, lengths, clear, reverse, y, keep, zone)
 
 
 class _Fetched:
@@ -163,28 +215,30 @@ class _Fetched:
     def __init__(self, x: Array, tensors: Sequence[Tensor]) -> None:
         self._arrays = [*map(Tensor.numpy, tensors), x]
 
-    def array(self, value: Any) -> Any:
+    def arrays(self, values: Any) -> Any:
         """Put them back."""
-        if type(value) is _Number:
-            return self._arrays[value]
-        return value if value is None or type(value) in (int, np.ndarray) else _mapped(value, self.array)
+        found: list[Any] = []
+        for value in values:
+            if type(value) is _Number:
+                found.append(self._arrays[value])
+            else:
+                same = value is None or type(value) in (int, np.ndarray)
+                found.append(value if same else self.arrays(value))
+        return found if type(values) is list else type(values)._make(found)
 
     def run(self, run: Run) -> Run:
         """The run with its arrays."""
         x, h0, c0, lengths, clear, reverse, y, keep, zone = run
-        return Run(self.array(x), h0, c0, lengths, clear, reverse, y, self.array(keep), self.array(zone))
+        x, keep, zone = self.arrays([x, keep, zone])
+        return Run(x, h0, c0, lengths, clear, reverse, y, keep, zone)
 
 
 def put_away(passes: list[sequence.Pass], x: Array) -> tuple[list[Any], list[Tensor]]:
     """Take the arrays out of `passes`, as tensors for autograd to keep, to free, and to hand to its hooks."""
-    kept = _Kept(x)
-    stripped = [
-        sequence.Pass(
-            [kept.run(run, type(each) is list) for run, each in zip(runs, saved, strict=True)],
-            list(map(kept.number, saved)), kept.number(scale),
-        )
-        for runs, saved, scale in passes
-    ]  # fmt: skip
+    kept, stripped = _Kept(x), []
+    for runs, saved, scale in passes:
+        again = [type(each) is list for each in saved]
+        stripped.append((list(map(kept.run, runs, again)), kept.numbers(saved), kept.numbers([scale])))
     return stripped, kept.tensors
 
 
@@ -192,38 +246,25 @@ def fetch(stripped: list[Any], x: Array, tensors: Sequence[Tensor]) -> list[sequ
     """Undo `put_away`."""
     fetched = _Fetched(x, tensors)
     return [
-        sequence.Pass(list(map(fetched.run, runs)), list(map(fetched.array, saved)), fetched.array(scale))
+        sequence.Pass(list(map(fetched.run, runs)), fetched.arrays(saved), *fetched.arrays(scale))
         for runs, saved, scale in stripped
     ]
 
 
-def _no_memory(array: Array) -> Array:
-    """Zeros of the array's shape and dtype in the memory of one."""
-    return np.broadcast_to(array.dtype.type(0), array.shape)
-
-
-def _mapped(value: Any, change: Any) -> Any:
-    """A list or a NamedTuple with every part changed."""
-    return list(map(change, value)) if type(value) is list else type(value)._make(map(change, value))
+def _no_memory(shape: tuple[int, ...], dtype: Any) -> Array:
+    """Zeros of a shape and dtype in the memory of one."""
+    return np.broadcast_to(np.zeros((), dtype), shape)
 
 
 class Recurrence(torch.autograd.Function):
     """A call as one node of the graph."""
-
-    @classmethod
-    def apply(cls, *arguments: Any) -> Any:
-        """Go to torch's engine directly: Function.apply inspects forward's signature each time, for 50 us.
-
-        What else it does concerns torch.func transforms alone, which never come here.
-        """
-        return super(torch.autograd.Function, cls).apply(*arguments)
 
     @staticmethod
     def forward(call: Call, kept: list[Any], x: Tensor, h: Any, c: Any, *weights: Tensor) -> tuple[Tensor, ...]:
         """Run the kernels; leave what backward needs in `kept`."""
         outputs, (inputs, batched, passes) = forward(call, x, h, c, save=True)
         stripped, tensors = put_away(passes, inputs.x)
-        kept += inputs._replace(x=_no_memory(inputs.x)), batched, stripped, tensors  # autograd keeps x itself
+        kept += inputs._replace(x=NOWHERE.array), inputs.x.shape, batched, stripped, tensors  # autograd keeps x itself
         return tuple(outputs)
 
     @staticmethod
@@ -240,15 +281,20 @@ class Recurrence(torch.autograd.Function):
         """Gradients by the kernels; by torch operations where they must be differentiable themselves."""
         saved, needed = ctx.saved_tensors, ctx.needs_input_grad[2:]
         arguments, tensors = saved[: ctx.given], saved[ctx.given :]
-        inputs, batched, stripped = ctx.kept
+        inputs, shape, batched, stripped = ctx.kept
         if torch.is_grad_enabled() or steps_needed(given) or _batched():
+            inputs = inputs._replace(x=_no_memory(shape, inputs.h0.dtype))
             found = differentiable(ctx.call, inputs, arguments, needed, given)
         else:
-            x = arguments[0].detach().numpy()
-            x = ctx.call.time_first(x[None] if ctx.call.spec.single else x, batched)
+            x: Any = ctx.call.time_first(numpy(arguments[0]), batched)
             passes = fetch(stripped, x, tensors)
             found = backward(ctx.call, inputs._replace(x=x), batched, passes, given)
         return None, None, *(g if need else None for g, need in zip(found, needed, strict=True))
+
+
+# Torch's engine directly: Function.apply inspects forward's signature each time, for 50 us. What else it does concerns
+# torch.func transforms alone, which never come here.
+run_with_graph = super(torch.autograd.Function, Recurrence).apply
 
 
 def has_gradient(x: Tensor, h: Tensor | None, c: Tensor | None, *weights: Tensor) -> bool:
@@ -284,7 +330,7 @@ def sizes(call: Call, x: Tensor, h: Tensor | None, c: Tensor | None) -> sequence
     """Check a call's arguments of which a torch.func transform hides the numbers."""
 
     def stand_in(tensor: Tensor | None) -> Any:
-        return None if tensor is None else np.broadcast_to(np.zeros((), call.layer.dtype), tuple(tensor.shape))
+        return None if tensor is None else _no_memory(tuple(tensor.shape), call.layer.dtype)
 
     return call.inputs(*map(stand_in, (x, h, c)))[0]
 

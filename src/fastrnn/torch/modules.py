@@ -7,7 +7,7 @@ torch.compile breaks the graph at every instance of those.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -20,14 +20,13 @@ from torch.nn.utils.rnn import PackedSequence
 
 from fastrnn import backends, validation
 from fastrnn.arrays import describe
-from fastrnn.errors import TensorError
 from fastrnn.torch import function, operator, options, packed
-from fastrnn.torch.function import Call, Masks, Recurrence
+from fastrnn.torch.function import Call, Masks
 from fastrnn.torch.options import Options
 from fastrnn.torch.snapshot import Snapshot
 from fastrnn.torch.spec import DTYPES, Spec
 
-OF_CELL = ("input_size", "hidden_size", "training", *options.SHOWN)  # attributes that a call depends on
+OF_CELL = ("input_size", "hidden_size", "training", *options.OF_CALLS)  # attributes that a call depends on
 MADE = ("_prepared", "_snapshot")  # what calls make, of one object alone
 
 
@@ -72,14 +71,16 @@ class _Module(Options):
             self._prepared = known = self._prepare(attributes)
         return known
 
-    def _weights(self, names: Sequence[str]) -> list[Tensor]:
-        held = self._parameters  # type: ignore[attr-defined]
-        # Parametrizations and torch.func.functional_call make them attributes instead.
-        weights = [held[name] if name in held else getattr(self, name) for name in names]
+    def _weights(self, names: Sequence[str]) -> Sequence[Tensor]:
+        module: Any = self
+        try:
+            weights = itemgetter(*names)(module._parameters)
+        except KeyError:  # parametrizations and torch.func.functional_call make them attributes instead
+            weights = [getattr(module, name) for name in names]
         if self.recurrent == "mask":
             pairs = zip(names, weights, strict=True)
             return [self._masked(weight) if name.startswith("weight_hh") else weight for name, weight in pairs]
-        return weights
+        return weights  # type: ignore[no-any-return]
 
     def _rates(self) -> tuple[float, float]:
         """Zoneout of h and of c."""
@@ -98,8 +99,8 @@ class _Module(Options):
             if (t is not None or t is x) and not (isinstance(t, Tensor) and t.is_cpu and t.dtype == dtype):
                 everyday = False
         if not everyday or dtype not in DTYPES:
-            _check(x, h, c, weights[0])
-        compiling = known.attributes is None
+            function.check(x, h, c, weights[0])
+        compiling = is_compiling()  # not as `known` was made: a graph may have been broken since
         if compiling and (torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0):
             raise NotImplementedError(operator.NO_TRANSFORM)
         if compiling or _is_traced(x):
@@ -112,7 +113,7 @@ class _Module(Options):
         return found if wanted is None else [t.to(wanted) for t in found]
 
     def _eager(
-        self, known: Prepared, x: Tensor, h: Tensor | None, c: Tensor | None, weights: list[Tensor], lengths: Any,
+        self, known: Prepared, x: Tensor, h: Tensor | None, c: Tensor | None, weights: Sequence[Tensor], lengths: Any,
         reset: Any,
     ) -> list[Tensor]:  # fmt: skip
         _, spec, rate, _ = known
@@ -128,7 +129,7 @@ class _Module(Options):
         if not (masks is lengths is reset is None):
             call = call.on(masks, lengths, reset)
         if torch.is_grad_enabled() and function.has_gradient(x, h, c, *weights):
-            return list(Recurrence.apply(call, [], x, h, c, *weights))
+            return list(function.run_with_graph(call, [], x, h, c, *weights))
         return function.forward(call, x, h, c, save=False)[0]
 
 
@@ -136,23 +137,6 @@ def _is_traced(x: Tensor) -> bool:
     """Whether something other than the kernels is to see the call: a mode, a tracer, a tensor without numbers."""
     plain = type(x) is Tensor or isinstance(x, torch.nn.Parameter)
     return bool(not plain or x.is_meta or _len_torch_dispatch_stack() or _is_tracing())
-
-
-def _check(x: Tensor, h: Any, c: Any, weight: Tensor) -> None:
-    """What torch checks before shapes; shapes are the core's affair."""
-    for name, given in (("x", x), ("h_0", h), ("c_0", c)):
-        if given is None and name != "x":
-            continue
-        if not isinstance(given, Tensor):
-            raise TypeError(f"{name}: expected a tensor, got {describe(given)}")
-        if given.dtype != weight.dtype:
-            raise TensorError(f"{name}: expected {weight.dtype}, as the parameters, got {given.dtype}")
-        if given.device != weight.device:
-            raise TensorError(f"{name}: expected a tensor on {weight.device}, as the parameters, got {given.device}")
-    if weight.dtype not in DTYPES:
-        raise TensorError(f"parameters: expected torch.float32 or torch.float64 on the CPU, got {weight.dtype}")
-    if weight.device.type not in ("cpu", "meta"):
-        raise NotImplementedError(f"device: expected the CPU, the only one in this version, got {weight.device}")
 
 
 def _autocast_dtype(spec: Spec, x: Tensor, h: Tensor | None) -> torch.dtype:
@@ -183,7 +167,7 @@ class _Layers(_Module, torch.nn.RNNBase):
 
     _read = attrgetter(
         "mode", "input_size", "hidden_size", "num_layers", "bias", "batch_first", "bidirectional", "proj_size",
-        "return_cells", "dropout", "training", *options.SHOWN,
+        "return_cells", "dropout", "training", *options.OF_CALLS,
     )  # fmt: skip
     return_cells = False
 
@@ -194,6 +178,8 @@ class _Layers(_Module, torch.nn.RNNBase):
         if "proj_size" in extra:
             raise ValueError(f"proj_size: expected none, only LSTM has a projection, got {extra['proj_size']!r}")
         options.known(mode, extra, options.OF_LAYERS)
+        if extra:
+            self._incomplete = True
         super().__init__("RNN_TANH" if mode.startswith("RNN") else mode[:4].rstrip("_"), **arguments)
         self.mode = mode
         if extra:
@@ -281,7 +267,8 @@ class LSTM(_Layers):
         input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size, device, dtype: as
             torch.nn.LSTM. return_cells: also return c after every step, with its gradient.
         options: fastrnn.LSTM's that torch lacks, by keyword, with its names and meaning and the parameters that they
-            bring: peephole, coupled, recurrent, layer_norm, zoneout, recurrent_dropout, save, precision.
+            bring: peephole, coupled, recurrent, layer_norm, zoneout, recurrent_dropout, save, precision; init and
+            forget_bias, for the values that `reset_parameters` draws from torch's generator.
 
     The random masks of a training call (dropout, recurrent dropout, zoneout) follow from one number that each call
     draws from torch's generator, so torch.manual_seed repeats them; a call without such masks draws nothing.
@@ -374,6 +361,8 @@ class RNNCell(_Cell, torch.nn.RNNCell):
         self, input_size: int, hidden_size: int, bias: bool = True, nonlinearity: str = "tanh", device: Any = None,
         dtype: Any = None, **options: Any,
     ) -> None:  # fmt: skip
+        if options:
+            self._incomplete = True
         super().__init__(input_size, hidden_size, bias, nonlinearity, device, dtype)
         if options:
             validation.choice("nonlinearity", nonlinearity, ("tanh", "relu"))
@@ -396,8 +385,8 @@ class LSTMCell(_Cell, torch.nn.LSTMCell):
     Args:
         input_size, hidden_size, bias, device, dtype: as torch.nn.LSTMCell.
         options: fastrnn.LSTM's that mean something for a single step, by keyword: peephole, coupled, recurrent,
-            layer_norm, and zoneout, whose masks are new at each call. Their parameters have the layer's names without
-            the number of the layer.
+            layer_norm, zoneout, whose masks are new at each call, init and forget_bias. Their parameters have the
+            layer's names without the number of the layer.
     """
 
     _mode = "LSTM"
@@ -406,6 +395,8 @@ class LSTMCell(_Cell, torch.nn.LSTMCell):
         self, input_size: int, hidden_size: int, bias: bool = True, device: Any = None, dtype: Any = None,
         **options: Any,
     ) -> None:  # fmt: skip
+        if options:
+            self._incomplete = True
         super().__init__(input_size, hidden_size, bias, device, dtype)
         self._extend("LSTM", options)
 
@@ -424,6 +415,8 @@ class GRUCell(_Cell, torch.nn.GRUCell):
         self, input_size: int, hidden_size: int, bias: bool = True, device: Any = None, dtype: Any = None,
         **options: Any,
     ) -> None:  # fmt: skip
+        if options:
+            self._incomplete = True
         super().__init__(input_size, hidden_size, bias, device, dtype)
         self._extend("GRU", options)
 

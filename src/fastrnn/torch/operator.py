@@ -42,8 +42,10 @@ def run(
 
 
 def _call(
-    x: Tensor, weights: Sequence[Tensor], lengths: Any, reset: Any, seed: Any, rate: float, constants: tuple[Any, ...]
-) -> Call:
+    x: Tensor, h: Any, c: Any, weights: Sequence[Tensor], lengths: Any, reset: Any, seed: Any, rate: float,
+    constants: tuple[Any, ...],
+) -> Call:  # fmt: skip
+    function.check(x, h, c, weights[0])
     if function.steps_needed((x, *weights)):
         raise NotImplementedError(NO_TRANSFORM)  # torch itself would go on without the tangents
     spec = Spec(*constants)
@@ -56,7 +58,7 @@ def _forward(
     x: Tensor, h: Any, c: Any, weights: Sequence[Tensor], lengths: Any, reset: Any, seed: Any, rate: float,
     *constants: Any,
 ) -> list[Tensor]:  # fmt: skip
-    call = _call(x, weights, lengths, reset, seed, rate, constants)
+    call = _call(x, h, c, weights, lengths, reset, seed, rate, constants)
     # Strides are part of a traced graph; the kernels' c after every step is time first in memory.
     return [t.contiguous() for t in function.forward(call, x, h, c, save=False)[0]]
 
@@ -65,7 +67,7 @@ def _backward(
     given: Sequence[Tensor | None], x: Tensor, h: Any, c: Any, weights: Sequence[Tensor], lengths: Any, reset: Any,
     seed: Any, rate: float, *constants: Any,
 ) -> list[Tensor]:  # fmt: skip
-    call = _call(x, weights, lengths, reset, seed, rate, constants)
+    call = _call(x, h, c, weights, lengths, reset, seed, rate, constants)
     _, (inputs, batched, passes) = function.forward(call, x, h, c, save=True)
     found = function.backward(call, inputs, batched, passes, given)
     return [g for g in found if g is not None]
