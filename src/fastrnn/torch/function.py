@@ -146,29 +146,39 @@ def forward(call: Call, x: Tensor, h: Tensor | None, c: Tensor | None, save: boo
 
 
 def backward(
-    call: Call, inputs: sequence.Inputs, batched: bool, passes: list[sequence.Pass], given: Sequence[Tensor | None]
-) -> list[Tensor | None]:
-    """Gradients of x, h_0, c_0 and the weights from those of the outputs, None standing for zero."""
-    spec, rest = call.spec, [numpy(g) for g in given]
-    dy = None if spec.single else call.time_first(rest.pop(0), batched)
+    call: Call, inputs: sequence.Inputs, batched: bool, passes: list[sequence.Pass], given: Sequence[Tensor | None],
+    needed: Sequence[bool],
+) -> list[Tensor | None]:  # fmt: skip
+    """Gradients of x, h_0, c_0 and the weights, where needed, from those of the outputs, None standing for zero."""
+    spec, rest, dy = call.spec, list(map(numpy, given)), None
     if spec.single:
         rest = [None if g is None else g[None] for g in rest]
-    dh, dc = (g if g is None or batched else g[:, None] for g in (*rest, None)[:2])
+    else:
+        dy = call.time_first(rest.pop(0), batched)
+    dh, dc = rest[0], rest[1] if spec.cell_state else None
+    if not batched:
+        dh, dc = (None if g is None else g[:, None] for g in (dh, dc))
     dcells = [call.time_first(g, batched) for g in rest[2:]] if spec.cells else None
     with threads.Limited(torch.get_num_threads()):
         grads = sequence.backward(
-            call.network, call.backend, call.packed, inputs, passes, dy, dh, dc if spec.cell_state else None, dcells,
+            call.network, call.backend, call.packed, inputs, passes, dy, dh, dc, dcells,
             batch_first=spec.batch_first and batched,
         )  # fmt: skip
-    dx = call.layer._laid_out(grads.x, batched)
-    states = call.states(grads.h0, grads.c0, batched)
-    weights = [value for w in grads.weights for value in w if value is not None]
-    found = [torch.from_numpy(a) for a in (dx[0] if spec.single else dx, *states, *weights)]
-    return found if spec.cell_state else [*found[:2], None, *found[2:]]
+    found = [call.layer._laid_out(grads.x, batched), *call.states(grads.h0, grads.c0, batched)]
+    if spec.single:
+        found[0] = found[0][0]
+    if not spec.cell_state:
+        found.append(None)
+    for of_direction in grads.weights:
+        found += [value for value in of_direction if value is not None]
+    return [torch.from_numpy(a) if need and a is not None else None for a, need in zip(found, needed, strict=True)]
 
 
 class _Number(int):
     """Stands for an array that is kept as a tensor: x is -1, the others count from 0."""
+
+
+PLAIN = {type(None), int, np.ndarray}  # values that have no parts
 
 
 class _Kept:
@@ -183,20 +193,18 @@ class _Kept:
 
     def numbers(self, values: Any) -> Any:
         """A list or a NamedTuple with its arrays taken out, but for empty ones."""
-        found: list[Any] = []
-        for value in values:
-            if type(value) is np.ndarray:
-                found.append(self._number(value) if value.size else value)
-            else:
-                found.append(value if value is None or type(value) is int else self.numbers(value))
+        known = map(self._numbers.get, map(id, values))
+        found = [self._new(value) if number is None else number for number, value in zip(known, values, strict=True)]
         return found if type(values) is list else type(values)._make(found)
 
-    def _number(self, array: Array) -> _Number:
-        known = self._numbers.get(id(array))
-        if known is None:
-            known = self._numbers[id(array)] = _Number(len(self.tensors))
-            self.tensors.append(torch.from_numpy(array))
-        return known
+    def _new(self, value: Any) -> Any:
+        if type(value) is not np.ndarray:
+            return value if value is None or type(value) is int else self.numbers(value)
+        if not value.size:
+            return value
+        number = self._numbers[id(value)] = _Number(len(self.tensors))
+        self.tensors.append(torch.from_numpy(value))
+        return number
 
     def run(self, run: Run, again: bool) -> Run:
         """The run without its arrays and without the memory of its output.
@@ -217,13 +225,10 @@ class _Fetched:
 
     def arrays(self, values: Any) -> Any:
         """Put them back."""
-        found: list[Any] = []
-        for value in values:
-            if type(value) is _Number:
-                found.append(self._arrays[value])
-            else:
-                same = value is None or type(value) in (int, np.ndarray)
-                found.append(value if same else self.arrays(value))
+        found = [
+            self._arrays[value] if type(value) is _Number else value if type(value) in PLAIN else self.arrays(value)
+            for value in values
+        ]
         return found if type(values) is list else type(values)._make(found)
 
     def run(self, run: Run) -> Run:
@@ -288,8 +293,8 @@ class Recurrence(torch.autograd.Function):
         else:
             x: Any = ctx.call.time_first(numpy(arguments[0]), batched)
             passes = fetch(stripped, x, tensors)
-            found = backward(ctx.call, inputs._replace(x=x), batched, passes, given)
-        return None, None, *(g if need else None for g, need in zip(found, needed, strict=True))
+            found = backward(ctx.call, inputs._replace(x=x), batched, passes, given, needed)
+        return None, None, *found
 
 
 # Torch's engine directly: Function.apply inspects forward's signature each time, for 50 us. What else it does concerns

@@ -69,7 +69,7 @@ def _backward(
 ) -> list[Tensor]:  # fmt: skip
     call = _call(x, h, c, weights, lengths, reset, seed, rate, constants)
     _, (inputs, batched, passes) = function.forward(call, x, h, c, save=True)
-    found = function.backward(call, inputs, batched, passes, given)
+    found = function.backward(call, inputs, batched, passes, given, [True] * (3 + len(weights)))
     return [g for g in found if g is not None]
 
 
