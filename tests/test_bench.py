@@ -149,6 +149,7 @@ def test_the_module_is_what_runs_as_fastrnn_torch(kind, mode, monkeypatch):
     import fastrnn.torch
 
     (module,) = (c for c in ours.CONTESTANTS if c.name == "fastrnn.torch")
+    assert (module.role, module.packages) == ("module", ("torch",)), "no peer, and absent where torch is"
     seen, forward = [], fastrnn.torch.GRU.forward
 
     def watched(self, *args, **kwargs):
