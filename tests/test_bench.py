@@ -134,12 +134,39 @@ def test_which_peers_take_part():
         for cell in ("lstm", "gru_reset_before")
         for kind, mode in KINDS
     }
-    assert names["lstm", "infer", "step"] == {"fastrnn", "torch", "onnxruntime"}
-    assert names["lstm", "train", "sequence"] == {"fastrnn", "torch"}
-    assert names["gru_reset_before", "infer", "sequence"] == {"fastrnn", "onnxruntime"}
+    always = {"fastrnn", "fastrnn.torch"}
+    assert names["lstm", "infer", "step"] == {*always, "torch", "onnxruntime"}
+    assert names["lstm", "train", "sequence"] == {*always, "torch"}
+    assert names["gru_reset_before", "infer", "sequence"] == {*always, "onnxruntime"}
     padded = {"fastrnn padded", "torch padded", "onnxruntime padded"}
-    assert names["lstm", "infer", "lengths"] == {"fastrnn", "torch", "onnxruntime", *padded}
+    assert names["lstm", "infer", "lengths"] == {*always, "torch", "onnxruntime", *padded}
+    assert "fastrnn.torch" not in {c.name for c in peers(tiny("leaky_lstm"))}, "a cell of one's own is no torch module"
     assert onnx_peer.refuses(tiny("lstm", mode="infer", dtype="float64")) == "float32 only"
+
+
+@pytest.mark.parametrize(("kind", "mode"), KINDS)
+def test_the_module_is_what_runs_as_fastrnn_torch(kind, mode, monkeypatch):
+    """Inference without a graph, training through autograd with every gradient."""
+    import torch
+
+    import fastrnn.torch
+
+    (module,) = (c for c in ours.CONTESTANTS if c.name == "fastrnn.torch")
+    assert (module.role, module.packages) == ("module", ("torch",)), "no peer, and absent where torch is"
+    seen, forward = [], fastrnn.torch.GRU.forward
+
+    def watched(self, *args, **kwargs):
+        result = forward(self, *args, **kwargs)
+        seen.append((torch.is_grad_enabled(), self.training, result[0].requires_grad, kwargs["lengths"] is not None))
+        return result
+
+    monkeypatch.setattr(fastrnn.torch.GRU, "forward", watched)
+    found = outputs(module, tiny("gru", kind, mode))
+    train = mode == "train"
+    assert set(seen) == {(train, train, train, kind == "lengths")}
+    assert list(found) == (
+        ["y"] if kind == "step" else ["y", "h_n", "d_x", "d_h_0", *PARAMS] if train else ["y", "h_n"]
+    )
 
 
 @pytest.mark.parametrize("cell", MAIN_CELLS)
@@ -315,6 +342,7 @@ def test_threads_are_limited_and_given_back():
 
 def entry(contestant, seconds, status="right", **more):
     role = "peer" if contestant.startswith(("torch", "onnx")) else contestant.split()[0]
+    role = "module" if contestant == "fastrnn.torch" else role
     if seconds is None:
         return Entry(contestant, role, "padded" in contestant, status, **more)
     samples = (0.9 * seconds, seconds, 1.1 * seconds)
@@ -376,6 +404,24 @@ def test_ratios_and_geometric_means():
     assert record.geometric_mean(1, "train") == record.geometric_mean(1, "train", "lengths") == pytest.approx(5.0)
     assert record.geometric_mean(1, "train", "sequence") is None
     assert record.geometric_mean(2, "infer") is None
+
+
+def test_the_module_is_beside_fastrnn_and_no_peer():
+    record = a_record()
+    assert record.module_mean(1, "infer") is None
+    assert "fastrnn.torch" not in report.markdown(record)
+    times = iter((0.03, 0.06, 0.03, 0.08))  # of 0.02 and 0.02, of 0.02 on two threads, of 0.1
+    rows = [replace(row, entries=(*row.entries, entry("fastrnn.torch", next(times)))) for row in record.rows]
+    with_module = replace(record, rows=tuple(rows))
+    assert [row.ratio for row in with_module.rows] == [row.ratio for row in record.rows]
+    assert with_module.rows[2].best_peer() is None
+    assert [row.module_ratio for row in with_module.rows] == pytest.approx([1.5, 3.0, 1.5, 0.8])
+    assert with_module.module_mean(1, "infer") == pytest.approx(4.5**0.5)
+    for main in (report.full, report.short):
+        assert "layers': infer 2.12, train 0.80." in report.markdown(with_module, main)
+    assert report.short(with_module, 1) == report.short(record, 1)
+    headings, lines = report.full(with_module, 1)
+    assert dict(zip(headings, lines[0], strict=True))["fastrnn.torch ms"] == "30.0 ±10%"
 
 
 def test_the_full_table():
@@ -547,7 +593,7 @@ def test_pytest_benchmark_runs_the_same_cases():
     command = [sys.executable, "-m", "pytest", "-q", "--benchmark-only", "benchmarks", *briefly, *chosen]
     alone = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}  # no xdist worker
     result = subprocess.run(command, cwd=root, env=alone, capture_output=True, text=True, timeout=300, check=False)
-    assert "2 passed" in result.stdout, result.stdout + result.stderr
+    assert "3 passed" in result.stdout, result.stdout + result.stderr
     assert "benchmark 'rnn_tanh-infer-step-f32-T1B1I64H64, 1 thread(s)'" in result.stdout
 
 

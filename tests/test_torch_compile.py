@@ -135,6 +135,16 @@ def test_the_operator_keeps_torchs_rules(kind: str) -> None:
     torch.library.opcheck(NODE, arguments)
 
 
+@pytest.mark.parametrize(("name", "x_dtype", "h_dtype"), [("x", torch.float64, None), ("h_0", None, torch.float64)])
+def test_the_operator_checks_dtypes_itself(name: str, x_dtype: torch.dtype | None, h_dtype: torch.dtype | None) -> None:
+    """An exported program calls it without the module; shapes that were checked before must not hide a dtype."""
+    module, x, h = fastrnn.torch.GRU(I, H), random(T, B, I, grad=False), torch.zeros(1, B, H)
+    rest = list(module.parameters()), None, None, None, 0.0, *module._settings().spec
+    assert torch.equal(NODE(x, h, None, *rest)[0], module(x, h)[0])
+    with pytest.raises(TypeError, match=rf"^{name}: expected torch.float32"):
+        NODE(x.to(x_dtype or x.dtype), h.to(h_dtype or h.dtype), None, *rest)
+
+
 def test_what_a_traced_graph_cannot_have_is_refused_by_name() -> None:
     module, x = fastrnn.torch.GRU(I, H).requires_grad_(False), random(T, B, I, grad=False)
 

@@ -435,6 +435,67 @@ def test_packed_weights_are_never_stale(write: str, training: bool) -> None:
     assert_same_bits(f"{write}, with gradients", module(X)[0].detach().numpy(), want.numpy())
 
 
+def test_a_weight_that_is_transposed_and_back_is_seen_each_time() -> None:
+    """The same memory each time, in another order."""
+    module, found = fastrnn.torch.RNN(I, H), []
+    with torch.no_grad():
+        for _ in range(3):
+            found.append(module(X)[0])
+            module.weight_hh_l0.data = module.weight_hh_l0.data.t()
+    assert not torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+
+
+CHANGES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {  # module, its options, what is set afterwards
+    "batch_first": ("GRU", {}, {"batch_first": True}),
+    "zoneout": ("LSTM", {}, {"zoneout": 0.5}),
+    "zoneout of c": ("LSTM", {"zoneout": (0.1, 0.0)}, {"zoneout": (0.1, 0.5)}),
+    "training": ("GRU", {"num_layers": 2, "dropout": 0.5}, {"training": False}),
+    "dropout": ("GRU", {"num_layers": 2, "dropout": 0.5}, {"dropout": 0.1}),
+    "recurrent_dropout": ("LSTM", {}, {"recurrent_dropout": 0.4}),
+    "return_cells": ("LSTM", {}, {"return_cells": True}),
+    "nonlinearity of a cell": ("RNNCell", {}, {"nonlinearity": "relu"}),
+    "zoneout of a cell": ("GRUCell", {}, {"zoneout": 0.5}),
+    "biases of a cell": ("LSTMCell", {}, {"bias_ih": None, "bias_hh": None}),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_an_attribute_that_changes_is_seen_by_the_next_call(change: str) -> None:
+    """As by a module that never had another one."""
+    kind, options, later = CHANGES[change]
+    x = X[0] if "Cell" in kind else X
+    torch.manual_seed(1)
+    module = getattr(fastrnn.torch, kind)(I, H, **options)
+    fresh = copy.deepcopy(module)
+    before = leaves(module(x))
+    for name, value in later.items():
+        setattr(module, name, value)
+        setattr(fresh, name, value)
+    found = []
+    for m in (module, module, fresh):
+        torch.manual_seed(2)
+        found.append(leaves(m(x)))
+    for a, b, c in zip(*found, strict=True):
+        assert torch.equal(a, c)
+        assert torch.equal(b, c)
+    same = [torch.equal(a, b) for a, b in zip(before, found[0], strict=False)]
+    assert not all(same) or len(before) != len(found[0])
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRUCell"])
+def test_a_wrong_shape_is_refused_every_time(kind: str) -> None:
+    module, x = make(fastrnn.torch, kind), X[0] if "Cell" in kind else X
+    hx = torch.zeros(*([] if "Cell" in kind else [1]), B, H)
+    module(x)
+    for _ in range(2):
+        with pytest.raises(fastrnn.ShapeError, match=r"^x: expected"):
+            module(x[..., :2])
+        with pytest.raises(fastrnn.ShapeError, match=r"h_0: expected"):
+            module(x, (hx[..., :2], hx) if kind == "LSTM" else hx[..., :2])
+        module(x)
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_a_write_anywhere_in_a_large_weight_is_seen(dtype: torch.dtype) -> None:
     module = fastrnn.torch.LSTM(31, 45, dtype=dtype).eval()

@@ -225,6 +225,101 @@ def test_initial_values() -> None:
     assert (module.norm_c_l0 == 1).all()
 
 
+INITS = [("LSTM", {}), ("LSTM", {"coupled": True, "peephole": True, "layer_norm": True}), ("GRU", {}), ("RNN", {})]
+
+
+@pytest.mark.parametrize("shape", [{"num_layers": 2, "bidirectional": True}, None], ids=["layers", "cell"])
+@pytest.mark.parametrize("init", ["xavier", "orthogonal", "identity"])
+@pytest.mark.parametrize(("kind", "options"), INITS, ids=str)
+def test_initial_values_gate_by_gate(
+    kind: str, options: dict[str, Any], init: str, shape: dict[str, Any] | None
+) -> None:
+    torch.manual_seed(3)
+    make, n = getattr(fastrnn.torch, kind if shape else f"{kind}Cell"), 40
+    module = make(I, n, init=init, dtype=F64, **options, **(shape or {}))
+    drawn, seen = torch.get_rng_state(), set()
+    for name, value in module.named_parameters():
+        if name.startswith("norm"):
+            assert (value == (0 if name.startswith("norm_c_bias") else 1)).all(), name
+        elif value.dim() == 1 or name.startswith("weight_p"):
+            assert (value == 0).all(), name
+        else:
+            for gate in value.detach().split(n):
+                seen.add(gate.sum().item())
+                if init == "identity" and name.startswith("weight_hh"):
+                    assert torch.equal(gate, torch.eye(n, dtype=F64)), name
+                elif init == "orthogonal" and name.startswith("weight_hh"):
+                    assert_close(name, (gate @ gate.T).numpy(), np.eye(n), rounding("float64", 1, 10 * n))
+                else:
+                    bound = (6 / sum(gate.shape)) ** 0.5
+                    assert 0.9 * bound < gate.abs().max() <= bound, name
+                    assert abs(gate.mean()) < 5 * bound / (3 * gate.numel()) ** 0.5, name  # five standard deviations
+    gates = sum(
+        value.shape[0] // n for name, value in module.named_parameters() if name.startswith(("weight_i", "weight_hh"))
+    )
+    assert len(seen) >= gates / 2 + 1, "each gate has values of its own"
+    before = copy.deepcopy(module.state_dict())
+    torch.manual_seed(3)
+    module.reset_parameters()
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), drawn), "values are drawn once"
+
+
+def test_initial_values_of_a_projection_and_of_diagonals() -> None:
+    torch.manual_seed(8)
+    module = fastrnn.torch.LSTM(I, 40, proj_size=7, init="orthogonal", dtype=F64)
+    for gate in module.weight_hh_l0.detach().split(40):
+        assert_close("hh", (gate.T @ gate).numpy(), np.eye(7), rounding("float64", 1, 400))
+    bound = (6 / (7 + 40)) ** 0.5
+    assert 0.9 * bound < module.weight_hr_l0.abs().max() <= bound
+    found = {
+        init: fastrnn.torch.GRU(I, 40, recurrent="diagonal", init=init).weight_hh_l0.detach()
+        for init in ("xavier", "orthogonal", "identity")
+    }
+    assert 0.9 * 0.075**0.5 < found["xavier"].abs().max() <= 0.075**0.5
+    assert (found["identity"] == 1).all()
+    assert (found["orthogonal"].abs() == 1).all()
+    assert 30 < (found["orthogonal"] == 1).sum() < 90
+    masked = fastrnn.torch.RNN(I, H, recurrent=MASK, init="orthogonal").weight_hh_l0
+    assert (masked[~MASK] == 0).all()
+    assert (masked[MASK] != 0).all()
+
+
+@pytest.mark.parametrize("coupled", [False, True])
+@pytest.mark.parametrize("kind", ["LSTM", "LSTMCell"])
+def test_forget_bias(kind: str, coupled: bool) -> None:
+    """All else is torch's, to the bit, where the parameters are."""
+    torch.manual_seed(4)
+    module = getattr(fastrnn.torch, kind)(I, H, forget_bias=1.5, init="uniform", coupled=coupled)
+    torch.manual_seed(4)
+    theirs = getattr(torch.nn, kind)(I, H)
+    first, f = next(module.parameters()), 0 if coupled else 1
+    if not coupled:
+        assert torch.equal(first, next(theirs.parameters()))
+    for name, value in module.named_parameters():
+        gates = value.detach().split(H)
+        if name.startswith("bias"):
+            assert (gates[f] == (1.5 if name.startswith("bias_ih") else 0)).all(), name
+        rest = [gate for k, gate in enumerate(gates) if k != f or not name.startswith("bias")]
+        assert all((gate != 0).all() and gate.abs().max() <= 1 / 3 for gate in rest), name
+        if not coupled:
+            their = dict(theirs.named_parameters())[name].split(H)
+            assert all(torch.equal(a, b) for k, (a, b) in enumerate(zip(gates, their, strict=True)) if k != f), name
+
+
+@pytest.mark.parametrize("options", [{"init": "uniform"}, {"zoneout": 0.2}], ids=str)
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN", "LSTMCell", "GRUCell", "RNNCell"])
+def test_uniform_initial_values_are_torchs_to_the_bit(kind: str, options: dict[str, Any]) -> None:
+    torch.manual_seed(6)
+    ours = getattr(fastrnn.torch, kind)(I, H, **options)
+    drawn = torch.get_rng_state()
+    torch.manual_seed(6)
+    theirs = getattr(torch.nn, kind)(I, H)
+    assert torch.equal(torch.get_rng_state(), drawn)
+    for (name, a), b in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+        assert torch.equal(a, b), name
+
+
 # Every mode of gradients
 
 
@@ -457,6 +552,10 @@ def test_a_cell_is_a_layer_of_one_step(name: str, training: bool) -> None:
         ("GRU", {"zoneout": (0.1, 0.2)}),
         ("GRU", {"recurrent_dropout": -0.1}),
         ("RNN", {"recurrent_dropout": True}),
+        ("RNN", {"init": "zeros"}),
+        ("GRU", {"init": None}),
+        ("LSTM", {"forget_bias": "1"}),
+        ("LSTM", {"forget_bias": 1.0, "bias": False}),
     ],
     ids=str,
 )
@@ -471,7 +570,7 @@ def test_what_the_core_refuses_is_refused_in_its_words(kind: str, options: dict[
 @pytest.mark.parametrize(
     ("kind", "name"),
     [("GRU", "peephole"), ("RNN", "coupled"), ("GRUCell", "peephole"), ("LSTMCell", "recurrent_dropout"),
-     ("LSTMCell", "save"), ("RNNCell", "foo"), ("LSTM", "init")],
+     ("LSTMCell", "save"), ("RNNCell", "foo"), ("LSTM", "seed"), ("GRU", "forget_bias")],
 )  # fmt: skip
 def test_what_a_module_does_not_have_is_named(kind: str, name: str) -> None:
     with pytest.raises(TypeError, match=f"^{name}: expected one of torch's arguments or fastrnn's options"):
@@ -512,7 +611,16 @@ def test_options_are_shown() -> None:
         "LSTM(3, 4, num_layers=2, peephole=True, recurrent='mask', zoneout=(0.1, 0.2), save='recompute')"
     )
     assert repr(fastrnn.torch.GRUCell(3, 4, layer_norm=True)) == "GRUCell(3, 4, layer_norm=True)"
-    assert repr(fastrnn.torch.LSTM(3, 4, peephole=False)) == "LSTM(3, 4)"
+    assert repr(fastrnn.torch.LSTM(3, 4, peephole=False, init="uniform")) == "LSTM(3, 4)"
+    initial = fastrnn.torch.LSTM(3, 4, init="orthogonal", forget_bias=1)
+    for module in (initial, copy.deepcopy(initial), pickle.loads(pickle.dumps(initial))):
+        assert repr(module) == "LSTM(3, 4, init='orthogonal', forget_bias=1.0)"
+        module.reset_parameters()
+        assert (module.bias_ih_l0[4:8] == 1).all()
+        assert (module.bias_ih_l0[:4] == 0).all()
+    model = torch.nn.ModuleList([initial])
+    assert (fastrnn.torch.replace(model).swapped, fastrnn.torch.restore(model).swapped) == ([], [])
+    assert initial.init == "orthogonal"
 
 
 def test_a_module_with_options_is_no_torch_module_to_replace_or_restore() -> None:

@@ -29,7 +29,8 @@ class Run(NamedTuple):
 class Contestant:
     """One column of the report.
 
-    name: the column. role: "fastrnn", "peer", or "reference" (shown, but no peer). packages: what must be installed.
+    name: the column. role: "fastrnn", "peer", or, shown without being a peer, "module" (fastrnn inside PyTorch) or
+        "reference". packages: what must be installed.
     prepare(case, problem, threads) -> Run.
     refuses(case) -> why it does not run this case, or "".
     padded: ignores the lengths, so it does another job: takes part where there are lengths, is never the best peer.

@@ -1,4 +1,4 @@
-"""fastrnn itself, by its public interface, and its NumPy reference as a column of its own."""
+"""fastrnn itself, by its public interface; its PyTorch modules and its NumPy reference as columns of their own."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import fastrnn
 from fastrnn import layers
+from fastrnn.bench import torch_peer
 from fastrnn.bench.cases import Case
 from fastrnn.bench.contestant import Contestant, Run, first_outputs, named
 from fastrnn.bench.problem import Problem
@@ -80,6 +81,23 @@ def prepare_reference(case: Case, problem: Problem, threads: int) -> Run:
     return Run(call, outputs)
 
 
+def prepare_module(case: Case, problem: Problem, threads: int) -> Run:
+    """As `prepare`, the module of fastrnn.torch: what autograd and the tensors' ways in and out add."""
+    import fastrnn.torch
+
+    kind, options = LAYERS[case.cell]
+    return torch_peer.run_of(getattr(fastrnn.torch, kind.__name__), options, _module_forward, case, problem)
+
+
+def _module_forward(module: Any, x: Any, states: list[Any], lengths: Any) -> tuple[Any, tuple[Any, ...]]:
+    y, state = module(x, _bare(tuple(states)), lengths=lengths)
+    return y, _tuple(state)
+
+
+def _module_refuses(case: Case) -> str:
+    return "" if case.cell in LAYERS else f"fastrnn.torch has no {case.cell}"
+
+
 def _stream(call: Callable[[], Any], steps: int) -> Run:
     return Run(call, lambda: first_outputs(call, steps))
 
@@ -95,6 +113,7 @@ def _tuple(state: Any) -> tuple[Any, ...]:
 REFERENCE = Contestant("reference", "reference", (), prepare_reference, lambda case: "")
 CONTESTANTS = (
     Contestant("fastrnn", "fastrnn", (), prepare, lambda case: ""),
+    Contestant("fastrnn.torch", "module", ("torch",), prepare_module, _module_refuses),
     Contestant("fastrnn padded", "fastrnn", (), prepare_padded, lambda case: "", padded=True),
     REFERENCE,
 )

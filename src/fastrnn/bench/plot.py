@@ -8,7 +8,10 @@ from typing import Any
 from fastrnn.bench import report
 from fastrnn.bench.results import Record, Row
 
-STYLES = {"fastrnn": ("#c8102e", "o"), "torch": ("#1f77b4", "s"), "onnxruntime": ("#2ca02c", "D")}
+STYLES = {
+    "fastrnn": ("#c8102e", "o"), "fastrnn.torch": ("#ee8f9c", "o"), "torch": ("#1f77b4", "s"),
+    "onnxruntime": ("#2ca02c", "D"),
+}  # fmt: skip
 OTHER = ("#a6a6a6", "^")
 
 

@@ -128,7 +128,7 @@ def _short(row: Row | None) -> str:
 
 
 def means(record: Record, threads: int) -> str:
-    """Geometric means of the ratios to the best peer, one sentence."""
+    """Geometric means of the ratios to the best peer, and of the module's time to the layer's, a sentence each."""
     parts = []
     for mode in ("infer", "train"):
         total = record.geometric_mean(threads, mode)
@@ -136,7 +136,12 @@ def means(record: Record, threads: int) -> str:
             kinds = [(kind, record.geometric_mean(threads, mode, kind)) for kind in _KINDS]
             split = ", ".join(f"{kind} {value:.2f}" for kind, value in kinds if value is not None)
             parts.append(f"{mode} {total:.2f} ({split})")
-    return "Geometric mean of vs best: " + ("; ".join(parts) if parts else "no peer to compare with") + "."
+    found = [(mode, record.module_mean(threads, mode)) for mode in ("infer", "train")]
+    modules = ", ".join(f"{mode} {value:.2f}" for mode, value in found if value is not None)
+    return (
+        "Geometric mean of vs best: " + ("; ".join(parts) if parts else "no peer to compare with") + "."
+        + (f" Time of fastrnn.torch's modules over the layers': {modules}." if modules else "")
+    )  # fmt: skip
 
 
 def absent(record: Record) -> list[str]:

@@ -69,6 +69,14 @@ class Row:
             return None
         return peer.median / ours.median
 
+    @property
+    def module_ratio(self) -> float | None:
+        """Time of fastrnn's PyTorch module over its layer's."""
+        ours, module = self.entry("fastrnn"), next((e for e in self.entries if e.role == "module"), None)
+        if ours is None or ours.median is None or module is None or module.median is None:
+            return None
+        return module.median / ours.median
+
 
 @dataclass(frozen=True)
 class Peaks:
@@ -116,6 +124,11 @@ class Record:
             if row.threads == threads and row.case.mode == mode and kind in (None, row.case.kind)
         ]
         return geometric_mean(r for r in ratios if r is not None)
+
+    def module_mean(self, threads: int, mode: str) -> float | None:
+        """Geometric mean of the modules' times over the layers'; None where no module was measured."""
+        rows = [row for row in self.rows if row.threads == threads and row.case.mode == mode]
+        return geometric_mean(row.module_ratio for row in rows if row.module_ratio is not None)
 
 
 def geometric_mean(values: Iterable[float]) -> float | None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from itertools import cycle
-from typing import Any
+from typing import Any, TypeAlias
 
 from fastrnn.arrays import Array
 from fastrnn.bench.cases import Case
 from fastrnn.bench.contestant import Contestant, Run, first_outputs, named
 from fastrnn.bench.problem import Problem
 
+# (module, x, states, lengths) -> y [T, B, H] and the final states
+Forward: TypeAlias = Callable[[Any, Any, list[Any], Any], tuple[Any, tuple[Any, ...]]]
 MODULES: dict[str, tuple[str, dict[str, Any]]] = {  # registry key: class in torch.nn and its options
     "lstm": ("LSTM", {}),
     "gru": ("GRU", {}),
@@ -29,13 +32,21 @@ def prepare(case: Case, problem: Problem, threads: int) -> Run:
     import torch
 
     class_name, options = MODULES[case.cell]
+    return run_of(getattr(torch.nn, class_name), options, _forward, case, problem)
+
+
+def run_of(kind: Callable[..., Any], options: dict[str, Any], forward: Forward, case: Case, problem: Problem) -> Run:
+    """Set up a module with torch.nn's constructor and parameter names, which `forward` calls."""
+    import torch
+
     x, *states = (torch.tensor(a) for a in (problem.x, *problem.states))
-    module = getattr(torch.nn, class_name)(x.shape[2], states[0].shape[2], dtype=x.dtype, **options)
+    module = kind(x.shape[2], states[0].shape[2], dtype=x.dtype, **options)
     module.load_state_dict({name: torch.tensor(p) for name, p in problem.params.items()})
     if case.kind == "step":
-        return _stream(module, x, states)
+        return _stream(partial(forward, module), module, x, states)
     lengths = None if problem.lengths is None else torch.tensor(problem.lengths)
-    return _train(module, x, states, lengths, problem) if case.mode == "train" else _infer(module, x, states, lengths)
+    once = partial(forward, module, x, states, lengths)
+    return _train(once, module, x, states, problem) if case.mode == "train" else _infer(once, module)
 
 
 def prepare_padded(case: Case, problem: Problem, threads: int) -> Run:
@@ -56,19 +67,19 @@ def _forward(module: Any, x: Any, states: list[Any], lengths: Any) -> tuple[Any,
     return y, state if isinstance(state, tuple) else (state,)
 
 
-def _infer(module: Any, x: Any, states: list[Any], lengths: Any) -> Run:
+def _infer(forward: Callable[[], Any], module: Any) -> Run:
     import torch
 
     module.eval()
 
     def call() -> Any:
         with torch.inference_mode():
-            return _forward(module, x, states, lengths)
+            return forward()
 
     return Run(call, lambda: _named(*call()))
 
 
-def _train(module: Any, x: Any, states: list[Any], lengths: Any, problem: Problem) -> Run:
+def _train(forward: Callable[[], Any], module: Any, x: Any, states: list[Any], problem: Problem) -> Run:
     import torch
 
     params = dict(module.named_parameters())
@@ -80,7 +91,7 @@ def _train(module: Any, x: Any, states: list[Any], lengths: Any, problem: Proble
         with torch.no_grad():  # as after an optimiser's step; every contestant renews its parameters in the timed part
             for parameter, value in zip(params.values(), values, strict=True):
                 parameter.copy_(value)
-        y, final = _forward(module, x, states, lengths)
+        y, final = forward()
         return y, final, torch.autograd.grad((y, *final), leaves, upstream)
 
     def outputs() -> dict[str, Any]:
@@ -97,7 +108,7 @@ def _named(
     return named(y.detach().numpy(), [s.detach().numpy() for s in states], [g.numpy() for g in gradients], params)
 
 
-def _stream(module: Any, x: Any, states: list[Any]) -> Run:
+def _stream(forward: Callable[..., Any], module: Any, x: Any, states: list[Any]) -> Run:
     import torch
 
     module.eval()
@@ -106,7 +117,7 @@ def _stream(module: Any, x: Any, states: list[Any]) -> Run:
     def call() -> Any:
         nonlocal state
         with torch.inference_mode():
-            y, state = _forward(module, next(inputs), list(state), None)
+            y, state = forward(next(inputs), list(state), None)
         return y[0]
 
     return Run(call, lambda: first_outputs(lambda: call().numpy(), x.shape[0]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,11 +12,11 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from fastrnn import backends, sequence, threads
-from fastrnn.arrays import Array
-from fastrnn.recurrence import Columns, Weights
+from fastrnn.arrays import Array, describe
+from fastrnn.errors import TensorError
+from fastrnn.recurrence import Columns, Run, Weights
 from fastrnn.torch import steps
-from fastrnn.torch.snapshot import Snapshot
-from fastrnn.torch.spec import Spec
+from fastrnn.torch.spec import DTYPES, Spec, layer
 
 NOWHERE = Columns(np.empty((0, 0, 0)), 0, 0)  # where an output was written does not matter to its gradient
 
@@ -32,16 +33,23 @@ class Call(NamedTuple):
 
     spec: Spec
     layer: Any  # the core's, without parameters
-    snapshot: Snapshot | None  # None where the steps run as torch operations
-    masks: Masks | None  # None where nothing is random
-    lengths: Any
-    reset: Any
+    network: sequence.Network  # with the masks of this call
+    backend: Any = None
+    packed: Any = None  # weights; None where the steps run as torch operations
+    masks: Masks | None = None  # None where nothing is random
+    lengths: Any = None
+    reset: Any = None
 
-    @property
-    def network(self) -> sequence.Network:
-        """The core's network, with the masks of this call."""
-        network: sequence.Network = self.layer._network
-        return network if self.masks is None else network._replace(**self.masks._asdict())
+    @classmethod
+    def of(cls, spec: Spec, dtype: str) -> Call:
+        """A call without weights or arguments."""
+        core = layer(spec, dtype)
+        return cls(spec, core, core._network)
+
+    def on(self, masks: Masks | None, lengths: Any, reset: Any) -> Call:
+        """The call with these arguments."""
+        network = self.network if masks is None else self.network._replace(**masks._asdict())
+        return self._replace(network=network, masks=masks, lengths=lengths, reset=reset)
 
     @property
     def number(self) -> int | None:
@@ -50,15 +58,24 @@ class Call(NamedTuple):
 
     def inputs(self, x: Array, h: Array | None, c: Array | None) -> tuple[sequence.Inputs, bool]:
         """Check the arguments; return them as the core takes them, and whether they were batched."""
-        if self.spec.single:
+        spec, layer = self.spec, self.layer
+        if spec.single:
             x, h, c = x[None], None if h is None else h[None], None if c is None else c[None]
-        state = h if not self.spec.cell_state else None if h is None and c is None else (h, c)
-        return self.layer._inputs(x, state, self.lengths, self.reset)  # type: ignore[no-any-return]
+        if self.lengths is None and self.reset is None:
+            batched, h_0, c_0 = _checked(layer, x.shape, h is None or h.shape, c is None or c.shape)
+            if batched:
+                h = np.zeros(h_0, x.dtype) if h is None else h
+                c = np.zeros(c_0, x.dtype) if c is None and c_0 is not None else c
+                return sequence.Inputs(x.transpose(1, 0, 2) if spec.batch_first else x, h, c, None, None), True
+        return layer._inputs(x, _state(layer, h, c), self.lengths, self.reset)  # type: ignore[no-any-return]
 
     def time_first(self, a: Array | None, batched: bool) -> Array | None:
-        """An array over time from the module's layout to [T, B, N]."""
-        if a is None or not batched:
-            return a if a is None else a[:, None]
+        """x, or an array over time, from the module's layout to [T, B, N]."""
+        if a is None:
+            return None
+        a = a[None] if self.spec.single else a
+        if not batched:
+            return a[:, None]
         return a.transpose(1, 0, 2) if self.spec.batch_first else a
 
     def states(self, h: Array, c: Array | None, batched: bool) -> list[Array]:
@@ -67,6 +84,41 @@ class Call(NamedTuple):
         if not batched:
             parts = [part[:, 0] for part in parts]
         return [part[0] for part in parts] if self.spec.single else parts
+
+
+@lru_cache(maxsize=4096)
+def _checked(layer: Any, *shapes: Any) -> tuple[bool, tuple[int, ...], tuple[int, ...] | None]:
+    """Check the shapes of x, h_0 and c_0, True where there is none; return whether batched, and both states' shapes.
+
+    Cached, since most calls are like the last one, and the check takes a tenth of the time of a small call.
+    """
+    x, h, c = (None if shape is True else _no_memory(shape, layer.dtype) for shape in shapes)
+    inputs, batched = layer._inputs(x, _state(layer, h, c), None, None)
+    return batched, inputs.h0.shape, None if inputs.c0 is None else inputs.c0.shape
+
+
+def _state(layer: Any, h: Array | None, c: Array | None) -> Any:
+    """The state as the core takes it."""
+    if not layer._network.cell.cell_state:
+        return h
+    return None if h is None and c is None else (h, c)
+
+
+def check(x: Tensor, h: Any, c: Any, weight: Tensor) -> None:
+    """What torch checks before shapes; shapes are the core's affair."""
+    for name, given in (("x", x), ("h_0", h), ("c_0", c)):
+        if given is None and name != "x":
+            continue
+        if not isinstance(given, Tensor):
+            raise TypeError(f"{name}: expected a tensor, got {describe(given)}")
+        if given.dtype != weight.dtype:
+            raise TensorError(f"{name}: expected {weight.dtype}, as the parameters, got {given.dtype}")
+        if given.device != weight.device:
+            raise TensorError(f"{name}: expected a tensor on {weight.device}, as the parameters, got {given.device}")
+    if weight.dtype not in DTYPES:
+        raise TensorError(f"parameters: expected torch.float32 or torch.float64 on the CPU, got {weight.dtype}")
+    if weight.device.type not in ("cpu", "meta"):
+        raise NotImplementedError(f"device: expected the CPU, the only one in this version, got {weight.device}")
 
 
 def numpy(tensor: Tensor | None) -> Array | None:
@@ -78,47 +130,55 @@ def numpy(tensor: Tensor | None) -> Array | None:
 
 def forward(call: Call, x: Tensor, h: Tensor | None, c: Tensor | None, save: bool) -> tuple[list[Tensor], Any]:
     """Run the kernels; return y, h_n, c_n, c of every layer (those that the call has), and what backward needs."""
-    spec, layer, snapshot = call.spec, call.layer, call.snapshot
-    assert snapshot is not None, "a call on the kernels has packed weights"
+    spec, layer, network, backend, packed, *_ = call
     with threads.Limited(torch.get_num_threads()):
         inputs, batched = call.inputs(numpy(x), numpy(h), numpy(c))  # type: ignore[arg-type]
         output = sequence.forward(
-            call.network, snapshot.backend, snapshot.packed, inputs, save=save or spec.cells,
-            call=call.number, batch_first=spec.batch_first and batched,
+            network, backend, packed, inputs, save=save or spec.cells, call=call.number,
+            batch_first=spec.batch_first and batched,
         )  # fmt: skip
         arrays = [] if spec.single else [layer._laid_out(output.y, batched)]
         arrays += call.states(output.h_n, output.c_n, batched)
         if spec.cells:
-            found = sequence.cells(call.network, snapshot.backend, snapshot.packed, output.passes)
+            found = sequence.cells(network, backend, packed, output.passes)
             arrays += [layer._laid_out(c_t, batched) for c_t in found]
     return list(map(torch.from_numpy, arrays)), (inputs, batched, output.passes)
 
 
 def backward(
-    call: Call, inputs: sequence.Inputs, batched: bool, passes: list[sequence.Pass], given: Sequence[Tensor | None]
-) -> list[Tensor | None]:
-    """Gradients of x, h_0, c_0 and the weights from those of the outputs, None standing for zero."""
-    assert call.snapshot is not None, "a call on the kernels has packed weights"
-    spec, rest = call.spec, [numpy(g) for g in given]
-    dy = None if spec.single else call.time_first(rest.pop(0), batched)
+    call: Call, inputs: sequence.Inputs, batched: bool, passes: list[sequence.Pass], given: Sequence[Tensor | None],
+    needed: Sequence[bool],
+) -> list[Tensor | None]:  # fmt: skip
+    """Gradients of x, h_0, c_0 and the weights, where needed, from those of the outputs, None standing for zero."""
+    spec, rest, dy = call.spec, list(map(numpy, given)), None
     if spec.single:
         rest = [None if g is None else g[None] for g in rest]
-    dh, dc = (g if g is None or batched else g[:, None] for g in (*rest, None)[:2])
+    else:
+        dy = call.time_first(rest.pop(0), batched)
+    dh, dc = rest[0], rest[1] if spec.cell_state else None
+    if not batched:
+        dh, dc = (None if g is None else g[:, None] for g in (dh, dc))
     dcells = [call.time_first(g, batched) for g in rest[2:]] if spec.cells else None
     with threads.Limited(torch.get_num_threads()):
         grads = sequence.backward(
-            call.network, call.snapshot.backend, call.snapshot.packed, inputs, passes, dy, dh,
-            dc if spec.cell_state else None, dcells, batch_first=spec.batch_first and batched,
+            call.network, call.backend, call.packed, inputs, passes, dy, dh, dc, dcells,
+            batch_first=spec.batch_first and batched,
         )  # fmt: skip
-    dx = call.layer._laid_out(grads.x, batched)
-    states = call.states(grads.h0, grads.c0, batched)
-    weights = [value for w in grads.weights for value in w if value is not None]
-    found = [torch.from_numpy(a) for a in (dx[0] if spec.single else dx, *states, *weights)]
-    return found if spec.cell_state else [*found[:2], None, *found[2:]]
+    found = [call.layer._laid_out(grads.x, batched), *call.states(grads.h0, grads.c0, batched)]
+    if spec.single:
+        found[0] = found[0][0]
+    if not spec.cell_state:
+        found.append(None)
+    for of_direction in grads.weights:
+        found += [value for value in of_direction if value is not None]
+    return [torch.from_numpy(a) if need and a is not None else None for a, need in zip(found, needed, strict=True)]
 
 
 class _Number(int):
     """Stands for an array that is kept as a tensor: x is -1, the others count from 0."""
+
+
+PLAIN = {type(None), int, np.ndarray}  # values that have no parts
 
 
 class _Kept:
@@ -131,89 +191,85 @@ class _Kept:
     def __init__(self, x: Array) -> None:
         self.tensors, self._numbers = list[Tensor](), {id(x): _Number(-1)}
 
-    def number(self, value: Any) -> Any:
-        """Take the arrays out of what a pass saved."""
-        if type(value) is np.ndarray:
-            if not value.size:
-                return value
-            if id(value) not in self._numbers:
-                self._numbers[id(value)] = _Number(len(self.tensors))
-                self.tensors.append(torch.from_numpy(value))
-            return self._numbers[id(value)]
-        return value if value is None or type(value) is int else _mapped(value, self.number)
+    def numbers(self, values: Any) -> Any:
+        """A list or a NamedTuple with its arrays taken out, but for empty ones."""
+        known = map(self._numbers.get, map(id, values))
+        found = [self._new(value) if number is None else number for number, value in zip(known, values, strict=True)]
+        return found if type(values) is list else type(values)._make(found)
+
+    def _new(self, value: Any) -> Any:
+        if type(value) is not np.ndarray:
+            return value if value is None or type(value) is int else self.numbers(value)
+        if not value.size:
+            return value
+        number = self._numbers[id(value)] = _Number(len(self.tensors))
+        self.tensors.append(torch.from_numpy(value))
+        return number
+
+    def run(self, run: Run, again: bool) -> Run:
+        """The run without its arrays and without the memory of its output.
+
+        again: segments of it will be run again, which needs to know the shape of the output.
+        """
+        y = run.y._replace(array=_no_memory(run.y.array.shape, run.y.array.dtype)) if again else NOWHERE
+        x, h0, c0, lengths, clear, reverse, _, keep, zone = run
+        x, keep, zone = self.numbers([x, keep, zone])
+        return Run(x, h0, c0, lengths, clear, reverse, y, keep, zone)
 
 
 class _Fetched:
     """The arrays that were put away, by number."""
 
     def __init__(self, x: Array, tensors: Sequence[Tensor]) -> None:
-        self._x, self._arrays = x, [tensor.numpy() for tensor in tensors]
+        self._arrays = [*map(Tensor.numpy, tensors), x]
 
-    def array(self, value: Any) -> Any:
+    def arrays(self, values: Any) -> Any:
         """Put them back."""
-        if type(value) is _Number:
-            return self._x if value < 0 else self._arrays[value]
-        return value if value is None or type(value) in (int, np.ndarray) else _mapped(value, self.array)
+        found = [
+            self._arrays[value] if type(value) is _Number else value if type(value) in PLAIN else self.arrays(value)
+            for value in values
+        ]
+        return found if type(values) is list else type(values)._make(found)
+
+    def run(self, run: Run) -> Run:
+        """The run with its arrays."""
+        x, h0, c0, lengths, clear, reverse, y, keep, zone = run
+        x, keep, zone = self.arrays([x, keep, zone])
+        return Run(x, h0, c0, lengths, clear, reverse, y, keep, zone)
 
 
 def put_away(passes: list[sequence.Pass], x: Array) -> tuple[list[Any], list[Tensor]]:
     """Take the arrays out of `passes`, as tensors for autograd to keep, to free, and to hand to its hooks."""
-    kept = _Kept(x)
-    return [_of_pass(_without_output(each), kept.number) for each in passes], kept.tensors
+    kept, stripped = _Kept(x), []
+    for runs, saved, scale in passes:
+        again = [type(each) is list for each in saved]
+        stripped.append((list(map(kept.run, runs, again)), kept.numbers(saved), kept.numbers([scale])))
+    return stripped, kept.tensors
 
 
 def fetch(stripped: list[Any], x: Array, tensors: Sequence[Tensor]) -> list[sequence.Pass]:
     """Undo `put_away`."""
     fetched = _Fetched(x, tensors)
-    return [_of_pass(each, fetched.array) for each in stripped]
-
-
-def _without_output(each: sequence.Pass) -> sequence.Pass:
-    """The pass without the memory of its output; segments that are run again (lists) need to know the shape."""
-    runs = [
-        run._replace(y=_shape_of(run.y) if type(saved) is list else NOWHERE)
-        for run, saved in zip(each.runs, each.saved, strict=True)
+    return [
+        sequence.Pass(list(map(fetched.run, runs)), fetched.arrays(saved), *fetched.arrays(scale))
+        for runs, saved, scale in stripped
     ]
-    return each._replace(runs=runs)
 
 
-def _shape_of(columns: Columns) -> Columns:
-    return columns._replace(array=_no_memory(columns.array))
-
-
-def _no_memory(array: Array) -> Array:
-    """Zeros of the array's shape and dtype in the memory of one."""
-    return np.broadcast_to(array.dtype.type(0), array.shape)
-
-
-def _of_pass(each: Any, change: Any) -> Any:
-    """The pass with every large array changed."""
-    runs = [run._replace(x=change(run.x), keep=change(run.keep), zone=change(run.zone)) for run in each.runs]
-    return sequence.Pass(runs, [_mapped(saved, change) for saved in each.saved], change(each.scale))
-
-
-def _mapped(value: Any, change: Any) -> Any:
-    parts = map(change, value)
-    return list(parts) if type(value) is list else type(value)(*parts)
+def _no_memory(shape: tuple[int, ...], dtype: Any) -> Array:
+    """Zeros of a shape and dtype in the memory of one."""
+    return np.broadcast_to(np.zeros((), dtype), shape)
 
 
 class Recurrence(torch.autograd.Function):
     """A call as one node of the graph."""
-
-    @classmethod
-    def apply(cls, *arguments: Any) -> Any:
-        """Go to torch's engine directly: Function.apply inspects forward's signature each time, for 50 us.
-
-        What else it does concerns torch.func transforms alone, which never come here.
-        """
-        return super(torch.autograd.Function, cls).apply(*arguments)
 
     @staticmethod
     def forward(call: Call, kept: list[Any], x: Tensor, h: Any, c: Any, *weights: Tensor) -> tuple[Tensor, ...]:
         """Run the kernels; leave what backward needs in `kept`."""
         outputs, (inputs, batched, passes) = forward(call, x, h, c, save=True)
         stripped, tensors = put_away(passes, inputs.x)
-        kept += inputs._replace(x=_no_memory(inputs.x)), batched, stripped, tensors  # autograd keeps x itself
+        kept += inputs._replace(x=NOWHERE.array), inputs.x.shape, batched, stripped, tensors  # autograd keeps x itself
         return tuple(outputs)
 
     @staticmethod
@@ -230,15 +286,25 @@ class Recurrence(torch.autograd.Function):
         """Gradients by the kernels; by torch operations where they must be differentiable themselves."""
         saved, needed = ctx.saved_tensors, ctx.needs_input_grad[2:]
         arguments, tensors = saved[: ctx.given], saved[ctx.given :]
-        inputs, batched, stripped = ctx.kept
+        inputs, shape, batched, stripped = ctx.kept
         if torch.is_grad_enabled() or steps_needed(given) or _batched():
+            inputs = inputs._replace(x=_no_memory(shape, inputs.h0.dtype))
             found = differentiable(ctx.call, inputs, arguments, needed, given)
         else:
-            x = arguments[0].detach().numpy()
-            x = ctx.call.time_first(x[None] if ctx.call.spec.single else x, batched)
+            x: Any = ctx.call.time_first(numpy(arguments[0]), batched)
             passes = fetch(stripped, x, tensors)
-            found = backward(ctx.call, inputs._replace(x=x), batched, passes, given)
-        return None, None, *(g if need else None for g, need in zip(found, needed, strict=True))
+            found = backward(ctx.call, inputs._replace(x=x), batched, passes, given, needed)
+        return None, None, *found
+
+
+# Torch's engine directly: Function.apply inspects forward's signature each time, for 50 us. What else it does concerns
+# torch.func transforms alone, which never come here.
+run_with_graph = super(torch.autograd.Function, Recurrence).apply
+
+
+def has_gradient(x: Tensor, h: Tensor | None, c: Tensor | None, *weights: Tensor) -> bool:
+    """Whether autograd must know of the call; the weights first, since they mostly say it."""
+    return any(t.requires_grad for t in weights) or any(t is not None and t.requires_grad for t in (x, h, c))
 
 
 def steps_needed(tensors: Sequence[Tensor | None]) -> bool:
@@ -269,7 +335,7 @@ def sizes(call: Call, x: Tensor, h: Tensor | None, c: Tensor | None) -> sequence
     """Check a call's arguments of which a torch.func transform hides the numbers."""
 
     def stand_in(tensor: Tensor | None) -> Any:
-        return None if tensor is None else np.broadcast_to(np.zeros((), call.layer.dtype), tuple(tensor.shape))
+        return None if tensor is None else _no_memory(tuple(tensor.shape), call.layer.dtype)
 
     return call.inputs(*map(stand_in, (x, h, c)))[0]
 

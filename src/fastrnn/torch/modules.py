@@ -7,125 +7,136 @@ torch.compile breaks the graph at every instance of those.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from operator import attrgetter, itemgetter
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
+from torch._C import _is_tracing, _len_torch_dispatch_stack
+from torch._C._dynamo.eval_frame import get_eval_frame_callback
 from torch.autograd import forward_ad
+from torch.compiler import is_compiling
 from torch.nn.utils.rnn import PackedSequence
 
 from fastrnn import backends, validation
 from fastrnn.arrays import describe
-from fastrnn.errors import TensorError
 from fastrnn.torch import function, operator, options, packed
-from fastrnn.torch.function import Call, Masks, Recurrence
+from fastrnn.torch.function import Call, Masks
 from fastrnn.torch.options import Options
 from fastrnn.torch.snapshot import Snapshot
-from fastrnn.torch.spec import DTYPES, Spec, layer
+from fastrnn.torch.spec import DTYPES, Spec
+
+OF_CELL = ("input_size", "hidden_size", "training", *options.OF_CALLS)  # attributes that a call depends on
+MADE = ("_prepared", "_snapshot")  # what calls make, of one object alone
+
+
+class Prepared(NamedTuple):
+    """What follows from a module's attributes alone, for as long as they stay the same."""
+
+    attributes: Any  # None inside torch.compile and torch.export
+    spec: Spec
+    rate: float | None  # of dropout between the layers; None where nothing is random
+    names: Sequence[str]  # of the weights
 
 
 class _Module(Options):
     """What modules over sequences and modules of one step share: the weights, and the path of a call."""
 
+    _read: ClassVar[Any]  # from a module, all attributes that a call depends on
+    _prepared: Prepared | None = None
     _snapshot: Snapshot | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """What copy and pickle keep: packed weights are made anew."""
+        """What copy and pickle keep: what calls made is made anew."""
         layers = isinstance(self, torch.nn.RNNBase)  # which leaves something out itself
         state: Any = super().__getstate__() if layers else self.__dict__.copy()
-        state.pop("_snapshot", None)
+        for name in MADE:
+            state.pop(name, None)
         return state  # type: ignore[no-any-return]
 
-    def _weights(self, names: Sequence[str]) -> list[Tensor]:
-        held = self._parameters  # type: ignore[attr-defined]
-        # Parametrizations and torch.func.functional_call make them attributes instead.
-        weights = [held[name] if held.get(name) is not None else getattr(self, name) for name in names]
+    def _attributes(self) -> Any:
+        """What a call depends on, to be compared with what the last one had."""
+        return self._read(self)
+
+    def _prepare(self, attributes: Any) -> Prepared:
+        """Read the attributes."""
+        raise NotImplementedError
+
+    def _settings(self) -> Prepared:
+        """What the attributes say; read again where one of them has changed."""
+        if is_compiling():  # which guards each attribute by itself
+            return self._prepare(None)
+        attributes, known = self._attributes(), self._prepared
+        if known is None or known.attributes != attributes:
+            self._prepared = known = self._prepare(attributes)
+        return known
+
+    def _weights(self, names: Sequence[str]) -> Sequence[Tensor]:
+        module: Any = self
+        try:
+            weights = itemgetter(*names)(module._parameters)
+        except KeyError:  # parametrizations and torch.func.functional_call make them attributes instead
+            weights = [getattr(module, name) for name in names]
         if self.recurrent == "mask":
             pairs = zip(names, weights, strict=True)
             return [self._masked(weight) if name.startswith("weight_hh") else weight for name, weight in pairs]
-        return weights
+        return weights  # type: ignore[no-any-return]
 
     def _rates(self) -> tuple[float, float]:
         """Zoneout of h and of c."""
         return self.zoneout if isinstance(self.zoneout, tuple) else (self.zoneout, self.zoneout)
 
     def _run(
-        self, spec: Spec, rate: float | None, x: Tensor, h: Tensor | None, c: Tensor | None, names: Sequence[str],
-        lengths: Any = None, reset: Any = None,
-    ) -> list[Tensor]:  # fmt: skip
-        """One call: outputs as function.forward's, in the dtype that torch's own would have.
-
-        rate: of dropout between the layers; None where nothing is random.
-        """
-        weights = self._weights(names)
-        if torch.is_autocast_enabled("cpu") and weights[0].dtype == torch.float32:
-            wanted = _autocast_dtype(spec, x, h)
+        self, known: Prepared, x: Tensor, h: Tensor | None, c: Tensor | None, lengths: Any = None, reset: Any = None
+    ) -> list[Tensor]:
+        """One call: outputs as function.forward's, in the dtype that torch's own would have."""
+        weights = self._weights(known.names)
+        dtype, everyday, wanted = weights[0].dtype, weights[0].is_cpu, None
+        if torch.is_autocast_enabled("cpu") and dtype == torch.float32:
+            wanted = _autocast_dtype(known.spec, x, h)
             x, h, c = (None if t is None else t.float() for t in (x, h, c))
-            found = self._path(spec, rate, x, h, c, weights, lengths, reset)
-            return [t.to(wanted) for t in found]
-        return self._path(spec, rate, x, h, c, weights, lengths, reset)
-
-    def _path(
-        self, spec: Spec, rate: float | None, x: Tensor, h: Tensor | None, c: Tensor | None, weights: list[Tensor],
-        lengths: Any, reset: Any,
-    ) -> list[Tensor]:  # fmt: skip
-        weight = weights[0]
-        for t in (x, h, c):  # the usual case without a further call
-            if (t is not None or t is x) and not (isinstance(t, Tensor) and t.is_cpu and t.dtype == weight.dtype):
-                _check(x, h, c, weight)
-        if weight.dtype not in DTYPES or not weight.is_cpu:
-            _check(x, h, c, weight)
-        compiling = torch.compiler.is_compiling()
+        for t in (x, h, c):
+            if (t is not None or t is x) and not (isinstance(t, Tensor) and t.is_cpu and t.dtype == dtype):
+                everyday = False
+        if not everyday or dtype not in DTYPES:
+            function.check(x, h, c, weights[0])
+        compiling = is_compiling()  # not as `known` was made: a graph may have been broken since
         if compiling and (torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0):
             raise NotImplementedError(operator.NO_TRANSFORM)
         if compiling or _is_traced(x):
             lengths, reset = (None if t is None else torch.as_tensor(t) for t in (lengths, reset))
-            return operator.run(spec, x, h, c, weights, lengths, reset, rate)
-        eager = self._eager
-        if torch._C._dynamo.eval_frame.get_eval_frame_callback() is not None:
-            eager = torch.compiler.disable(eager)  # after a graph break: tracing the functions below would be wrong
-        return eager(spec, rate, x, h, c, weights, lengths, reset)
+            found = operator.run(known.spec, x, h, c, weights, lengths, reset, known.rate)
+        elif get_eval_frame_callback() is None:
+            found = self._eager(known, x, h, c, weights, lengths, reset)
+        else:  # after a graph break: tracing the functions below would be wrong
+            found = torch.compiler.disable(self._eager)(known, x, h, c, weights, lengths, reset)
+        return found if wanted is None else [t.to(wanted) for t in found]
 
     def _eager(
-        self, spec: Spec, rate: float | None, x: Tensor, h: Tensor | None, c: Tensor | None, weights: list[Tensor],
-        lengths: Any, reset: Any,
+        self, known: Prepared, x: Tensor, h: Tensor | None, c: Tensor | None, weights: Sequence[Tensor], lengths: Any,
+        reset: Any,
     ) -> list[Tensor]:  # fmt: skip
-        core, backend = layer(spec, DTYPES[x.dtype]), backends.current()
+        _, spec, rate, _ = known
         masks = None if rate is None else Masks(rate, int(torch.randint(2**63 - 1, (1,), device="cpu")))
         reset = reset.detach().cpu().numpy().copy() if isinstance(reset, Tensor) else reset
         if function.steps_needed((x, h, c, *weights)):
-            call = Call(spec, core, None, masks, lengths, reset)
+            call = Call.of(spec, DTYPES[x.dtype]).on(masks, lengths, reset)
             return function.by_steps(call, function.sizes(call, x, h, c), x, h, c, weights)
-        snapshot = self._snapshot
-        if snapshot is None or not snapshot.holds(core, backend, weights):
-            self._snapshot = snapshot = Snapshot(core, backend, weights)
-        call = Call(spec, core, snapshot, masks, lengths, reset)
-        if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, h, c, *weights)):
-            return list(Recurrence.apply(call, [], x, h, c, *weights))
+        snapshot, backend = self._snapshot, backends.current()
+        if snapshot is None or not snapshot.holds(spec, backend, weights):
+            self._snapshot = snapshot = Snapshot(spec, backend, weights)
+        call = snapshot.call
+        if not (masks is lengths is reset is None):
+            call = call.on(masks, lengths, reset)
+        if torch.is_grad_enabled() and function.has_gradient(x, h, c, *weights):
+            return list(function.run_with_graph(call, [], x, h, c, *weights))
         return function.forward(call, x, h, c, save=False)[0]
 
 
 def _is_traced(x: Tensor) -> bool:
     """Whether something other than the kernels is to see the call: a mode, a tracer, a tensor without numbers."""
     plain = type(x) is Tensor or isinstance(x, torch.nn.Parameter)
-    return bool(torch._C._len_torch_dispatch_stack() or x.is_meta or not plain or torch._C._is_tracing())
-
-
-def _check(x: Tensor, h: Any, c: Any, weight: Tensor) -> None:
-    """What torch checks before shapes; shapes are the core's affair."""
-    for name, given in (("x", x), ("h_0", h), ("c_0", c)):
-        if given is None and name != "x":
-            continue
-        if not isinstance(given, Tensor):
-            raise TypeError(f"{name}: expected a tensor, got {describe(given)}")
-        if given.dtype != weight.dtype:
-            raise TensorError(f"{name}: expected {weight.dtype}, as the parameters, got {given.dtype}")
-        if given.device != weight.device:
-            raise TensorError(f"{name}: expected a tensor on {weight.device}, as the parameters, got {given.device}")
-    if weight.dtype not in DTYPES:
-        raise TensorError(f"parameters: expected torch.float32 or torch.float64 on the CPU, got {weight.dtype}")
-    if weight.device.type not in ("cpu", "meta"):
-        raise NotImplementedError(f"device: expected the CPU, the only one in this version, got {weight.device}")
+    return bool(not plain or x.is_meta or _len_torch_dispatch_stack() or _is_tracing())
 
 
 def _autocast_dtype(spec: Spec, x: Tensor, h: Tensor | None) -> torch.dtype:
@@ -154,6 +165,10 @@ class _Layers(_Module, torch.nn.RNNBase):
         With return_cells it returns a third value: c after every step, for each layer, laid out as the output.
     """
 
+    _read = attrgetter(
+        "mode", "input_size", "hidden_size", "num_layers", "bias", "batch_first", "bidirectional", "proj_size",
+        "return_cells", "dropout", "training", *options.OF_CALLS,
+    )  # fmt: skip
     return_cells = False
 
     def __init__(self, mode: str, arguments: dict[str, Any], extra: dict[str, Any]) -> None:
@@ -163,6 +178,8 @@ class _Layers(_Module, torch.nn.RNNBase):
         if "proj_size" in extra:
             raise ValueError(f"proj_size: expected none, only LSTM has a projection, got {extra['proj_size']!r}")
         options.known(mode, extra, options.OF_LAYERS)
+        if extra:
+            self._incomplete = True
         super().__init__("RNN_TANH" if mode.startswith("RNN") else mode[:4].rstrip("_"), **arguments)
         self.mode = mode
         if extra:
@@ -178,32 +195,42 @@ class _Layers(_Module, torch.nn.RNNBase):
 
     def forward(self, input: Any, hx: Any = None, lengths: Any = None, reset: Any = None) -> Any:  # noqa: A002
         """Run the layers; see the class."""
-        padded = None
         if isinstance(input, PackedSequence):
-            for name, value in (("lengths", lengths), ("reset", reset)):
-                if value is not None:
-                    raise ValueError(f"{name}: expected None with a PackedSequence, got {describe(value)}")
-            padded = packed.pad(input)
-            input, lengths = padded.x, padded.lengths  # noqa: A001
+            return self._packed(input, hx, lengths, reset)
+        known = self._settings()
         h, c = _pair(hx) if self.mode == "LSTM" else (hx, None)
-        if padded is not None:
-            h, c = (None if s is None else padded.sort(s) for s in (h, c))
+        return _arranged(known.spec, self._run(known, input, h, c, lengths, reset))
+
+    def _packed(self, sequences: PackedSequence, hx: Any, lengths: Any, reset: Any) -> Any:
+        for name, value in (("lengths", lengths), ("reset", reset)):
+            if value is not None:
+                raise ValueError(f"{name}: expected None with a PackedSequence, got {describe(value)}")
+        padded = packed.pad(sequences)
+        known = self._settings()
+        spec = known.spec._replace(batch_first=False)
+        h, c = _pair(hx) if self.mode == "LSTM" else (hx, None)
+        h, c = (None if s is None else padded.sort(s) for s in (h, c))
+        y, *rest = self._run(known._replace(spec=spec), padded.x, h, c, padded.lengths)
+        states, cells = rest[: 1 + spec.cell_state], rest[1 + spec.cell_state :]
+        return _arranged(spec, [padded.pack(y), *map(padded.unsort, states), *map(padded.pack, cells)])
+
+    def _prepare(self, attributes: Any) -> Prepared:
         zoneout = self._rates()
         spec = Spec(
-            self.mode, self.input_size, self.hidden_size, self.num_layers, self.bias,
-            self.batch_first and padded is None, self.bidirectional, self.proj_size, False, self.return_cells,
-            self.peephole is True, self.peephole == "dense", self.coupled, self.recurrent == "diagonal",
-            self.layer_norm, *zoneout, self.recurrent_dropout, self.save_mode == "recompute",
+            self.mode, self.input_size, self.hidden_size, self.num_layers, self.bias, self.batch_first,
+            self.bidirectional, self.proj_size, False, self.return_cells, self.peephole is True,
+            self.peephole == "dense", self.coupled, self.recurrent == "diagonal", self.layer_norm, *zoneout,
+            self.recurrent_dropout, self.save_mode == "recompute",
         )  # fmt: skip
         rate = self.dropout if self.num_layers > 1 else 0.0
-        if not self.training or not (rate or self.recurrent_dropout or zoneout != (0.0, 0.0)):
-            rate = None
-        y, *rest = self._run(spec, rate, input, h, c, self._flat_weights_names, lengths, reset)
-        states, cells = rest[: 1 + spec.cell_state], rest[1 + spec.cell_state :]
-        if padded is not None:
-            y, states, cells = padded.pack(y), [padded.unsort(s) for s in states], [padded.pack(t) for t in cells]
-        state = tuple(states) if spec.cell_state else states[0]
-        return (y, state, tuple(cells)) if self.return_cells else (y, state)
+        random = self.training and (rate or self.recurrent_dropout or zoneout != (0.0, 0.0))
+        return Prepared(attributes, spec, rate if random else None, self._flat_weights_names)
+
+
+def _arranged(spec: Spec, found: list[Any]) -> Any:
+    """The outputs as a module over sequences returns them."""
+    state = (found[1], found[2]) if spec.mode == "LSTM" else found[1]
+    return (found[0], state, tuple(found[3:])) if spec.cells else (found[0], state)
 
 
 class RNN(_Layers):
@@ -240,7 +267,8 @@ class LSTM(_Layers):
         input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size, device, dtype: as
             torch.nn.LSTM. return_cells: also return c after every step, with its gradient.
         options: fastrnn.LSTM's that torch lacks, by keyword, with its names and meaning and the parameters that they
-            bring: peephole, coupled, recurrent, layer_norm, zoneout, recurrent_dropout, save, precision.
+            bring: peephole, coupled, recurrent, layer_norm, zoneout, recurrent_dropout, save, precision; init and
+            forget_bias, for the values that `reset_parameters` draws from torch's generator.
 
     The random masks of a training call (dropout, recurrent dropout, zoneout) follow from one number that each call
     draws from torch's generator, so torch.manual_seed repeats them; a call without such masks draws nothing.
@@ -290,6 +318,8 @@ class GRU(_Layers):
 class _Cell(_Module):
     """Modules of one step, on the base class of torch's own."""
 
+    _read = attrgetter(*OF_CELL)
+    _mode: str  # key of KINDS
     _names: tuple[str, ...] = ()  # of the parameters, where there are more or fewer than torch's
 
     def _extend(self, mode: str, extra: dict[str, Any]) -> None:
@@ -302,25 +332,37 @@ class _Cell(_Module):
             self._names = tuple(names)
             self.reset_parameters()
 
-    def _step(self, mode: str, x: Any, h: Any, c: Any = None) -> list[Tensor]:
+    def _attributes(self) -> Any:
+        module: Any = self
+        return self._read(self), module._parameters.get("bias_ih") is None
+
+    def _prepare(self, attributes: Any) -> Prepared:
         module: Any = self
         bias, zoneout = module.bias_ih is not None, self._rates()
         spec = Spec(
-            mode, module.input_size, module.hidden_size, 1, bias, False, False, 0, True, False, self.peephole is True,
-            self.peephole == "dense", self.coupled, self.recurrent == "diagonal", self.layer_norm, *zoneout, 0.0, False,
+            self._mode, module.input_size, module.hidden_size, 1, bias, False, False, 0, True, False,
+            self.peephole is True, self.peephole == "dense", self.coupled, self.recurrent == "diagonal",
+            self.layer_norm, *zoneout, 0.0, False,
         )  # fmt: skip
         names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh") if bias else ("weight_ih", "weight_hh")
         rate = 0.0 if module.training and zoneout != (0.0, 0.0) else None
-        return self._run(spec, rate, x, h, c, self._names or names)
+        return Prepared(attributes, spec, rate, self._names or names)
+
+    def _step(self, x: Any, h: Any, c: Any = None) -> list[Tensor]:
+        return self._run(self._settings(), x, h, c)
 
 
 class RNNCell(_Cell, torch.nn.RNNCell):
     """torch.nn.RNNCell on fastrnn's kernels; the same arguments, and options as for LSTMCell."""
 
+    _read = attrgetter("nonlinearity", *OF_CELL)
+
     def __init__(
         self, input_size: int, hidden_size: int, bias: bool = True, nonlinearity: str = "tanh", device: Any = None,
         dtype: Any = None, **options: Any,
     ) -> None:  # fmt: skip
+        if options:
+            self._incomplete = True
         super().__init__(input_size, hidden_size, bias, nonlinearity, device, dtype)
         if options:
             validation.choice("nonlinearity", nonlinearity, ("tanh", "relu"))
@@ -328,9 +370,13 @@ class RNNCell(_Cell, torch.nn.RNNCell):
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:  # noqa: A002
         """One step: [B, I] or [I] and h to the next h."""
+        return self._step(input, hx)[0]
+
+    @property
+    def _mode(self) -> str:  # type: ignore[override]
         if self.nonlinearity not in ("tanh", "relu"):
             raise RuntimeError(f"nonlinearity: expected 'tanh' or 'relu', got {self.nonlinearity!r}")
-        return self._step(f"RNN_{self.nonlinearity.upper()}", input, hx)[0]
+        return f"RNN_{self.nonlinearity.upper()}"
 
 
 class LSTMCell(_Cell, torch.nn.LSTMCell):
@@ -339,33 +385,41 @@ class LSTMCell(_Cell, torch.nn.LSTMCell):
     Args:
         input_size, hidden_size, bias, device, dtype: as torch.nn.LSTMCell.
         options: fastrnn.LSTM's that mean something for a single step, by keyword: peephole, coupled, recurrent,
-            layer_norm, and zoneout, whose masks are new at each call. Their parameters have the layer's names without
-            the number of the layer.
+            layer_norm, zoneout, whose masks are new at each call, init and forget_bias. Their parameters have the
+            layer's names without the number of the layer.
     """
+
+    _mode = "LSTM"
 
     def __init__(
         self, input_size: int, hidden_size: int, bias: bool = True, device: Any = None, dtype: Any = None,
         **options: Any,
     ) -> None:  # fmt: skip
+        if options:
+            self._incomplete = True
         super().__init__(input_size, hidden_size, bias, device, dtype)
         self._extend("LSTM", options)
 
     def forward(self, input: Tensor, hx: Any = None) -> tuple[Tensor, Tensor]:  # noqa: A002
         """One step: [B, I] or [I] and (h, c) to the next (h, c)."""
-        h, c = self._step("LSTM", input, *_pair(hx))
+        h, c = self._step(input, *_pair(hx))
         return h, c
 
 
 class GRUCell(_Cell, torch.nn.GRUCell):
     """torch.nn.GRUCell on fastrnn's kernels; the same arguments, and options as for LSTMCell."""
 
+    _mode = "GRU"
+
     def __init__(
         self, input_size: int, hidden_size: int, bias: bool = True, device: Any = None, dtype: Any = None,
         **options: Any,
     ) -> None:  # fmt: skip
+        if options:
+            self._incomplete = True
         super().__init__(input_size, hidden_size, bias, device, dtype)
         self._extend("GRU", options)
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:  # noqa: A002
         """One step: [B, I] or [I] and h to the next h."""
-        return self._step("GRU", input, hx)[0]
+        return self._step(input, hx)[0]

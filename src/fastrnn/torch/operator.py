@@ -17,7 +17,7 @@ from fastrnn.errors import ShapeError, TensorError
 from fastrnn.torch import function
 from fastrnn.torch.function import Call, Masks
 from fastrnn.torch.snapshot import Snapshot
-from fastrnn.torch.spec import DTYPES, Spec, layer
+from fastrnn.torch.spec import Spec
 
 # The arguments of both operators; torch reads operator schemas, not annotations, so that they may be postponed here.
 CALL = (
@@ -42,22 +42,23 @@ def run(
 
 
 def _call(
-    x: Tensor, weights: Sequence[Tensor], lengths: Any, reset: Any, seed: Any, rate: float, constants: tuple[Any, ...]
-) -> Call:
+    x: Tensor, h: Any, c: Any, weights: Sequence[Tensor], lengths: Any, reset: Any, seed: Any, rate: float,
+    constants: tuple[Any, ...],
+) -> Call:  # fmt: skip
+    function.check(x, h, c, weights[0])
     if function.steps_needed((x, *weights)):
         raise NotImplementedError(NO_TRANSFORM)  # torch itself would go on without the tangents
     spec = Spec(*constants)
-    core = layer(spec, DTYPES[x.dtype])
     masks = None if seed is None else Masks(rate, int(seed))
     lengths, reset = (None if t is None else t.numpy() for t in (lengths, reset))
-    return Call(spec, core, Snapshot(core, backends.current(), weights), masks, lengths, reset)
+    return Snapshot(spec, backends.current(), weights).call.on(masks, lengths, reset)
 
 
 def _forward(
     x: Tensor, h: Any, c: Any, weights: Sequence[Tensor], lengths: Any, reset: Any, seed: Any, rate: float,
     *constants: Any,
 ) -> list[Tensor]:  # fmt: skip
-    call = _call(x, weights, lengths, reset, seed, rate, constants)
+    call = _call(x, h, c, weights, lengths, reset, seed, rate, constants)
     # Strides are part of a traced graph; the kernels' c after every step is time first in memory.
     return [t.contiguous() for t in function.forward(call, x, h, c, save=False)[0]]
 
@@ -66,9 +67,9 @@ def _backward(
     given: Sequence[Tensor | None], x: Tensor, h: Any, c: Any, weights: Sequence[Tensor], lengths: Any, reset: Any,
     seed: Any, rate: float, *constants: Any,
 ) -> list[Tensor]:  # fmt: skip
-    call = _call(x, weights, lengths, reset, seed, rate, constants)
+    call = _call(x, h, c, weights, lengths, reset, seed, rate, constants)
     _, (inputs, batched, passes) = function.forward(call, x, h, c, save=True)
-    found = function.backward(call, inputs, batched, passes, given)
+    found = function.backward(call, inputs, batched, passes, given, [True] * (3 + len(weights)))
     return [g for g in found if g is not None]
 
 

@@ -64,7 +64,7 @@ def restore(model: torch.nn.Module) -> Report:
         if type(module) not in THEIRS:
             report.kept[name] = f"its class is now {type(module).__qualname__}; remove the parametrization first"
             continue
-        for attribute in (MARK, "_snapshot"):
+        for attribute in (MARK, *modules.MADE):
             module.__dict__.pop(attribute, None)
         module.__class__ = THEIRS[type(module)]
         report.swapped.append(name)
