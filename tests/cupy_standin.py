@@ -111,6 +111,14 @@ class ndarray:  # noqa: N801
         _wait("truth value")
         return bool(self._host)
 
+    def __float__(self) -> float:
+        _wait("number")
+        return float(self._host)
+
+    def __int__(self) -> int:
+        _wait("number")
+        return int(self._host)
+
     def __repr__(self) -> str:
         return f"standin {self._host!r}"
 
@@ -143,9 +151,11 @@ for _name in (
     "fill",
     "any",
     "all",
+    "argmax",
     "max",
     "mean",
     "min",
+    "take",
 ):
     setattr(ndarray, _name, _method(_name))
 for _name in ("add", "sub", "mul", "truediv", "pow", "and", "or", "xor", "rshift", "lshift", "mod", "matmul"):
@@ -505,14 +515,27 @@ cuda = SimpleNamespace(
 )  # fmt: skip
 
 
+WAITS = {"argwhere", "flatnonzero", "nonzero", "unique"}  # for how much they find
+
+
 def __getattr__(name: str) -> Any:
-    """Any other function of NumPy on arrays of the device; dtypes as they are."""
+    """Any other function of NumPy on arrays of the device; dtypes and numbers as they are.
+
+    A ufunc has no method here: CuPy's `add.reduceat` takes differences of sums over everything before.
+    """
     found = getattr(np, name)
-    if isinstance(found, type):
+    if isinstance(found, type) or not callable(found):
         return found
 
-    def function(*args: Any, **kwargs: Any) -> Any:
-        return _wrap(found(*map(_plain, args), **{k: _plain(v) for k, v in kwargs.items()}))
+    def function(*args: Any, out: ndarray | None = None, **kwargs: Any) -> Any:
+        if name in WAITS:
+            _wait(name)
+        plain = [*map(_plain, args)], {k: _plain(v) for k, v in kwargs.items()}
+        if out is None:
+            return _wrap(found(*plain[0], **plain[1]))
+        _uses((), (out._host,))
+        found(*plain[0], out=out._host, **plain[1])
+        return out
 
     return function
 

@@ -6,7 +6,7 @@
 import operator
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import ModuleType
 from typing import Any
 
@@ -26,6 +26,10 @@ class ndarray:  # noqa: N801 - CuPy's name
 
     def __array_function__(self, function: Any, *_: object) -> Any:
         raise TypeError(f"numpy.{function.__name__} was called on an array of another module")
+
+    @property
+    def device(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def get(self) -> np.ndarray:
         return self._host.copy()
@@ -125,6 +129,7 @@ def installed() -> Iterator[ModuleType]:
     module.__getattr__ = lambda name: _wrap(getattr(np, name))  # type: ignore[method-assign]
     module.ndarray, module.add, module.inf = ndarray, _Add(), np.inf  # type: ignore[attr-defined]
     module.asarray = module.array = lambda values, *_: values if isinstance(values, ndarray) else ndarray(values)
+    module.asnumpy = lambda array: array.get()  # type: ignore[attr-defined]
     sys.modules["cupy"] = module
     try:
         yield module

@@ -378,7 +378,10 @@ def test_the_standin_is_as_strict_as_cupy(cupy: ModuleType) -> None:
     assert a[mask].shape == (3,)
     assert a[0] > 0
     assert cupy.asnumpy(a).tolist() == [1, 1, 1]
-    assert cupy_standin.waits == ["boolean index", "boolean index", "truth value", "copy to the host"]
+    assert cupy.flatnonzero(mask).shape == (3,)
+    assert float(a.max()) == 1
+    waits = ["boolean index", "boolean index", "truth value", "copy to the host", "flatnonzero", "number"]
+    assert cupy_standin.waits == waits
     for mixed in (lambda: a + np.ones(3, "float32"), lambda: np.add(a, 1), lambda: np.asarray(a)):
         with pytest.raises(TypeError):
             mixed()

@@ -93,9 +93,89 @@ def test_a_diagonal_matrix_has_the_closed_form(diagonal):
     assert rate == pytest.approx(max(diagonal), rel=1e-3)
 
 
-def test_stacked_and_bidirectional_layers_are_refused():
-    for layer in (fastrnn.GRU(2, 2, num_layers=2), fastrnn.GRU(2, 2, bidirectional=True)):
-        with pytest.raises(ValueError, match="layer: expected one layer and one direction, got GRU"):
-            gradient_flow(layer, np.zeros((3, 2), np.float32))
+def torch_stack(kind, layer, x, h_0, c_0, d_output, d_h, d_c):
+    """The norms of every layer and direction, each a network of torch's own whose states are leaves of the graph."""
+    D, width = 1 + layer.bidirectional, d_h.shape[2]
+    y, states, loss = torch.from_numpy(x), [], 0
+    for depth in range(layer.num_layers):
+        outputs = []
+        for d in range(D):
+            k, end = D * depth + d, f"_l{depth}" + "_reverse" * d
+            options = {"proj_size": 2} if kind == "projected" else {}
+            theirs = TORCH[kind](y.shape[2], 5, **options).double()
+            own = {
+                f"{n.removesuffix(end)}_l0": torch.from_numpy(a.copy())
+                for n, a in layer.params.items()
+                if n.endswith(end)
+            }
+            theirs.load_state_dict(own)
+            h, c = (torch.from_numpy(s[k : k + 1].copy()).requires_grad_() for s in (h_0, c_0))
+            hs, cs, out = [h], [c], {}
+            for t in range(len(x))[:: -1 if d else 1]:
+                if kind in ("lstm", "projected"):
+                    _, (h, c) = theirs(y[t : t + 1], (h, c))
+                    c.retain_grad()
+                    cs.append(c)
+                else:
+                    _, h = theirs(y[t : t + 1], h)
+                h.retain_grad()
+                hs.append(h)
+                out[t] = h
+            outputs.append(torch.cat([out[t] for t in range(len(x))]))
+            states.append((hs, cs))
+            loss = loss + (h * torch.from_numpy(d_h[k : k + 1])).sum()
+            if kind in ("lstm", "projected") and d_c is not None:
+                loss = loss + (c * torch.from_numpy(d_c[k : k + 1])).sum()
+        y = torch.cat(outputs, dim=2)
+    if d_output is not None:
+        loss = loss + (y * torch.from_numpy(d_output)).sum()
+    loss.backward()
+    assert y.shape[2] == D * width
+    return [
+        np.array([[0.0 if s.grad is None else s.grad.norm().item() for s in each[i]] for each in states])
+        for i in (0, 1)
+    ]
+
+
+@pytest.mark.parametrize("kind", list(MAKE))
+@pytest.mark.parametrize(("num_layers", "bidirectional"), [(2, False), (3, False), (1, True), (2, True)])
+@pytest.mark.parametrize("given", ["default", "all"])
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_norms_of_layers_and_directions_are_torchs(kind, num_layers, bidirectional, given, batch_first):
+    layer = MAKE[kind](num_layers=num_layers, bidirectional=bidirectional, batch_first=batch_first)
+    rng, lstm, width = np.random.default_rng(4), kind in ("lstm", "projected"), 2 if kind == "projected" else 5
+    D = 1 + bidirectional
+    x, d_output = rng.standard_normal((6, 4, 3)), rng.standard_normal((6, 4, D * width))
+    h_0, d_h = rng.standard_normal((2, num_layers * D, 4, width))
+    c_0, d_c = rng.standard_normal((2, num_layers * D, 4, 5))
+    state, d_state = ((h_0, c_0), (d_h, d_c)) if lstm else (h_0, d_h)
+    if given == "default":
+        d_output, d_state, d_h, d_c = None, None, np.zeros_like(d_h), None
+        d_h[-D:] = 1
+    turned = (lambda a: None if a is None else np.ascontiguousarray(a.swapaxes(0, 1))) if batch_first else lambda a: a
+    flow = gradient_flow(layer, turned(x), state, turned(d_output), d_state)
+    h, c = torch_stack(kind, layer, x, h_0, c_0, d_output, d_h, d_c)
+    assert_close("h", flow.h, h, rounding("float64", 6 * num_layers, 5))
+    if lstm:
+        assert_close("c", flow.c, c, rounding("float64", 6 * num_layers, 5))
+    else:
+        assert flow.c is None
+
+
+def test_a_stack_of_every_option_is_the_sum_of_its_steps():
+    """dL/dh_0 and dL/dc_0 of the whole backward pass have the first norms, whatever the cell sees."""
+    options = {"layer_norm": True, "peephole": True, "zoneout": 0.2, "dropout": 0.3}
+    layer = MAKE["lstm"](num_layers=2, bidirectional=True, **options)
+    x, d = np.random.default_rng(5).standard_normal((2, 4, 2, 10))
+    x = x[:, :, :3]
+    flow, grads = gradient_flow(layer, x, None, d), layer.forward(x).backward(d)
+    for got, gradient in zip(flow, grads.state, strict=True):
+        assert got.shape == (4, 5)
+        assert_close("initial", got[:, 0], np.sqrt((gradient**2).sum(axis=(1, 2))), rounding("float64", 8, 5))
+    unbatched = gradient_flow(layer, x[:, 0], None, d[:, 0])
+    assert_close("h", unbatched.h, gradient_flow(layer, x[:, :1], None, d[:, :1]).h, rounding("float64", 4, 5))
+
+
+def test_a_gradient_that_does_not_fit_is_refused():
     with pytest.raises(fastrnn.ShapeError, match="d_output"):
         gradient_flow(fastrnn.GRU(2, 2), np.zeros((3, 2), np.float32), d_output=np.zeros((2, 2), np.float32))

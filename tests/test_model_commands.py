@@ -212,6 +212,15 @@ def test_gradflow_prints_norms_beside_the_closed_form_and_draws_them():
     assert "t = 30" in table
     stronger = json.loads(done("gradflow", "--steps", 30, "--scale", 3.0, "--out", "g.png", "--json").stdout)
     assert stronger["cells"]["RNN (tanh)"][0] > told["cells"]["RNN (tanh)"][0]
+    stacked = json.loads(
+        done("gradflow", "--steps", 9, "--layers", 2, "--scale", 2.0, "--out", "g.png", "--json").stdout
+    )
+    assert list(stacked["cells"])[:3] == ["RNN (tanh), layer 1", "RNN (tanh), layer 2", "LSTM, layer 1"]
+    gru = fastrnn.GRU(32, 32, num_layers=2, dtype="float64", seed=0)
+    gru.update({n: w * 2.0 for n, w in gru.params.items() if n.startswith("weight_hh")})
+    flow = fastrnn.gradient_flow(gru, np.random.default_rng(0).standard_normal((9, 8, 32))).h
+    np.testing.assert_array_equal([stacked["cells"][f"GRU, layer {k}"] for k in (1, 2)], flow)
+    assert "layers: expected at least 1, got 0" in run("gradflow", "--layers", 0).stderr
 
 
 BAD = [

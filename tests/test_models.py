@@ -240,7 +240,7 @@ class Quadratic:
 
     def __init__(self) -> None:
         self.w = np.full(3, 2.0)
-        self.run, self.saved = None, []
+        self.run, self.saved, self.device = None, [], "cpu"
         self.parts = self
 
     @property
@@ -299,7 +299,7 @@ def test_patience_ends_a_run_and_the_best_parameters_return():
     np.testing.assert_array_equal(model.w, kept[1])
     assert not np.array_equal(kept[1], kept[4])
     with pytest.raises(ValueError, match="a run that is not at its end"):
-        Run.restored(model.run, "d", Schedule(steps=60, lr=0.1, evaluate_every=10, patience=2))
+        Run.restored(model.run, "d", Schedule(steps=60, lr=0.1, evaluate_every=10, patience=2), "cpu")
 
 
 def test_a_loss_that_is_no_number_stops_the_run():
@@ -310,7 +310,7 @@ def test_a_loss_that_is_no_number_stops_the_run():
     run = Run(Schedule(), "this")
     run.take(Quadratic(), 1.0)
     with pytest.raises(ValueError, match="data: expected this as at the start of the run, got that"):
-        Run.restored(run.snapshot(), "that", Schedule())
+        Run.restored(run.snapshot(), "that", Schedule(), "cpu")
 
 
 def test_parts_are_updated_all_or_none():

@@ -37,6 +37,15 @@ def rounding(dtype: str, steps: int, width: int) -> float:
     return 2 * EPS[dtype] * (1 + width**0.5) * (1 + steps) ** 0.5
 
 
+def trained(dtype: str, steps: int, width: int) -> float:
+    """Parameters after some steps of Adam on two devices.
+
+    Adam divides each gradient by its own size, so that one whose terms cancel moves its parameter as far as any other,
+    with the rounding errors of the terms.
+    """
+    return CANCELLATION * rounding(dtype, steps, width)
+
+
 def error(got: np.ndarray, want: np.ndarray) -> float:
     """max |got - want| / max |want|; infinite where `got` is not finite, and where it is not zero as expected."""
     if want.size == 0:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import reprlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from threading import Lock
 from types import ModuleType
@@ -140,6 +140,14 @@ class Order:
                 owner.wait_event(event)
 
 
+def at(array: object) -> AbstractContextManager[Any]:
+    """Make an array's device the current one inside the `with` block, as `on` does by name."""
+    if array_module(array) in (None, np):
+        return nullcontext()
+    context: AbstractContextManager[Any] = array.device  # type: ignore[attr-defined]
+    return context
+
+
 def index(device: str) -> int:
     """Return the number N of "cuda:N"."""
     return int(device.partition(":")[2] or 0)
@@ -159,6 +167,29 @@ def to_device(array: Any, device: str) -> Array:
         here = not isinstance(array, np.ndarray) and array.device.id == index(device)
         placed: Array = array if here else module_of(device).asarray(to_host(array))
         return placed
+
+
+def brought(array: Any, like: Array) -> Any:
+    """Return an array of the host on the device of `like`, which waits for nothing; anything else as it is."""
+    xp = array_module(like)
+    assert xp is not None, "a layer's own array, or one that was validated"
+    if xp is np or not isinstance(array, np.ndarray):
+        return array
+    with at(like):
+        return xp.asarray(array)
+
+
+def copied(array: Array) -> Array:
+    """Return a copy, on the array's own device."""
+    with at(array):
+        return array.copy()
+
+
+def fetched(numbers: Sequence[Any]) -> list[float]:
+    """Return scalars, all of one device, as Python's numbers: a GPU is waited for once."""
+    xp = next(filter(None, map(array_module, numbers)), np)
+    found: list[float] = to_host(xp.stack(list(numbers))).tolist() if numbers else []
+    return found
 
 
 def zeroed(a: Array, where: Array) -> Array:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastrnn import validation
-from fastrnn.arrays import Array, array_module
+from fastrnn.arrays import Array, array_module, at, brought, to_host
 from fastrnn.errors import ShapeError
 from fastrnn.nn.embedding import check_indices
 
@@ -37,7 +37,8 @@ def beam_search(
     Args:
         step: `step(state, tokens [N]) -> (log_probs [N, V], state)`, the model; N is B at first and then changes.
         state: of the model before `start`: an array, None, or tuples of these, with the B sequences along `batch_axis`.
-        start: [B] integers, the first token of each sequence.
+        start: [B] integers, the first token of each sequence. Tokens are handed to `step` as it is: on the host, or on
+            a GPU, which is waited for at each length anyway.
         end: the token that ends a sequence.
         width: sequences kept for each of the B.
         max_length: greatest number of tokens after `start`.
@@ -81,14 +82,14 @@ def beam_search(
             break
         rows = np.flatnonzero(live)
         scores, owner, tokens = scores[rows], owner[rows], tokens[rows]
-        state = _select(state, xp.asarray(parent[rows]), batch_axis)
+        state = _select(state, parent[rows], batch_axis)
         last = xp.asarray(tokens[:, -1].astype(start.dtype))
     return finished
 
 
 def _on_host(log_probs: Array, rows: int, end: int) -> Array:
     """Check what the model returned; return it as a NumPy array, float64."""
-    values = log_probs.get() if hasattr(log_probs, "get") else log_probs
+    values = to_host(log_probs)
     if values.ndim != 2 or values.shape[0] != rows or values.shape[1] <= end:
         raise ShapeError(f"log_probs: expected [{rows}, V] with V > end = {end}, got shape {values.shape}")
     if bool(np.isnan(values).any()) or bool((values == np.inf).any()):
@@ -120,4 +121,7 @@ def _can_still_enter(
 def _select(state: Any, rows: Array, axis: int) -> Any:
     if isinstance(state, tuple):
         return tuple(_select(part, rows, axis) for part in state)
-    return None if state is None else state.take(rows, axis=axis)
+    if state is None:
+        return None
+    with at(state):
+        return state.take(brought(rows, state), axis=axis)

@@ -245,7 +245,9 @@ def _is_on(value: object, where: str) -> bool:
     return library not in (None, np) and value.device.id == index(where)  # type: ignore[attr-defined]
 
 
-def beside(name: str, value: object, shape: tuple[int | None, ...], like: Array, lead: str = "") -> ModuleType:
+def beside(
+    name: str, value: object, shape: tuple[int | None, ...], like: Array, lead: str = "", host: bool = False
+) -> ModuleType:
     """Check that `value` has `like`'s module and dtype and ends in `shape`, and return its module.
 
     Args:
@@ -254,12 +256,14 @@ def beside(name: str, value: object, shape: tuple[int | None, ...], like: Array,
         shape: its last axes; None stands for any length.
         like: an array of the dtype and device that are expected.
         lead: how the error shows axes before `shape` ("..., "); without it there may be none.
+        host: whether a NumPy array will do as well, whatever `like` is.
     """
     xp = array_module(like)
     assert xp is not None, "a layer's own array"
     wanted = f"{name}: expected [{lead}{', '.join('any' if n is None else str(n) for n in shape)}] {like.dtype}"
-    if type(value) is not type(like):
+    if not (type(value) is type(like) or (host and type(value) is np.ndarray)):
         raise TypeError(f"{wanted} as a {xp.__name__} array, got {describe(value)}")
+    value = cast(Array, value)
     if value.dtype != like.dtype:
         raise TypeError(f"{wanted}, got {describe(value)}")
     ends = value.shape[value.ndim - len(shape) :] if value.ndim >= len(shape) else ()
@@ -270,11 +274,11 @@ def beside(name: str, value: object, shape: tuple[int | None, ...], like: Array,
 
 
 def mask(name: str, value: object, shape: tuple[int, ...], like: Array) -> None:
-    """Check that `value` is an array of bools of this shape, of `like`'s module."""
+    """Check that `value` is an array of bools of this shape, of NumPy's or of `like`'s module."""
     wanted = f"{name}: expected [{', '.join(map(str, shape))}] bool"
-    if type(value) is not type(like) or value.dtype != bool:
+    if type(value) not in (type(like), np.ndarray) or cast(Array, value).dtype != bool:
         raise TypeError(f"{wanted} as a {type(like).__module__} array, got {describe(value)}")
-    if value.shape != shape:
+    if cast(Array, value).shape != shape:
         raise ShapeError(f"{wanted}, got {describe(value)}")
 
 

@@ -51,18 +51,19 @@ def train(
         schedule: Schedule | None = Schedule(steps=steps, batch=batch, lr=lr, evaluate_every=250)
         if resume:
             only_steps_with_resume(context, FIXED)
-            model = Autoencoder.load(out)
+            model = Autoencoder.load(out, device)
             schedule = schedule if options.given(context, "steps") else None
         data_seed = model.seed if resume else seed
         corpus = autoencode.identifiers(data_seed) if lines is None else autoencode.lines(lines, seed=data_seed)
         if not resume:
             characters = "".join(corpus.train + corpus.held_out)
-            model = Autoencoder(characters, code=code, hidden=hidden, embedding=embedding, seed=seed)
+            model = Autoencoder(characters, code=code, hidden=hidden, embedding=embedding, seed=seed, device=device)
         result = run(
             lambda observer: model.fit(corpus, schedule, observer, resume=resume), model, files,
             title=f"{corpus.name}: {len(corpus.train):,} texts to train on, {len(corpus.held_out):,} held out",
             score="share of held-out texts not reconstructed", quiet=quiet,
-            again=f"fastrnn autoencode train --resume --out {out}" + (f" --lines {lines}" if lines else ""),
+            again=f"fastrnn autoencode train --resume --out {out}" + (f" --lines {lines}" if lines else "")
+            + options.where(device),
         )  # fmt: skip
         shown = corpus.held_out[:SHOWN]
         result |= {
@@ -92,7 +93,7 @@ def apply(
 
         from fastrnn.models import Autoencoder
 
-        model = Autoencoder.load(checkpoint)
+        model = Autoencoder.load(checkpoint, device)
         codes = model.encode(texts)
         back = model.decode(codes, width)
         if out is not None:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from fastrnn.commands.console import fail, one_line_errors
-from fastrnn.commands.options import Device, Threads, prepare
+from fastrnn.commands.options import Device, Threads, prepare, where
 from fastrnn.commands.progress import Bar, interruptible
 from fastrnn.models import CharLM, Corpus, Progress, Settings, Watch, python_stdlib, text_file
 from fastrnn.models.ngram import NGram
@@ -73,16 +73,16 @@ def train(
         prepare(device, threads)
         target = out or resume or CHECKPOINT
         _check_writable(target)
-        model = CharLM.load(resume) if resume is not None else None
+        model = CharLM.load(resume, device) if resume is not None else None
         corpus = python_stdlib() if text is None else text_file(text)
         if model is None:
             settings = Settings(**_given({**run_options, "steps": steps}))
-            model = CharLM(corpus.train, **_given({**model_options, "seed": seed or 0}))
+            model = CharLM(corpus.train, **_given({**model_options, "seed": seed or 0}), device=device)
         with Bar(corpus, quiet) as bar, interruptible(bar.say) as interrupted:
             watch = Watch(bar.advance, interrupted, report_every, target)
             progress = model.resume(corpus, steps, watch) if resume is not None else model.fit(corpus, settings, watch)
         if progress.step < progress.steps:
-            _say_how_to_resume(target, text, progress)
+            _say_how_to_resume(target, text, progress, device)
             raise typer.Exit(INTERRUPTED)
         result = _result(model, corpus, progress, bar, target)
     typer.echo(json.dumps(result, indent=2) if as_json else _report(result))
@@ -102,7 +102,7 @@ def sample(
     """Write text with a trained character language model."""
     with one_line_errors():
         prepare(device, threads)
-        written = CharLM.load(checkpoint).sample(start, length, temperature, seed)
+        written = CharLM.load(checkpoint, device).sample(start, length, temperature, seed)
     typer.echo(json.dumps({"start": start, "sample": written}) if as_json else written)
 
 
@@ -119,8 +119,8 @@ def _check_writable(target: Path) -> None:
         raise PermissionError(f"--out: expected a file in a folder that can be written, got {target}")
 
 
-def _say_how_to_resume(target: Path, text: Path | None, progress: Progress) -> None:
-    option = f" --text {text}" if text is not None else ""
+def _say_how_to_resume(target: Path, text: Path | None, progress: Progress, device: str) -> None:
+    option = (f" --text {text}" if text is not None else "") + where(device)
     typer.echo(
         f"stopped after step {progress.step} of {progress.steps}; go on with\n"
         f"  fastrnn charlm train --resume {target}{option}",

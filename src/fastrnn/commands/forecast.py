@@ -59,12 +59,12 @@ def train(
         schedule: Schedule | None = Schedule(steps=steps, batch=batch, lr=lr, evaluate_every=50)
         if resume:
             only_steps_with_resume(context, (*FIXED, "compare"))
-            model = Forecaster.load(out)
+            model = Forecaster.load(out, device)
             schedule = schedule if options.given(context, "steps") else None
         else:
             sizes: dict[str, Any] = {
                 "hidden": hidden, "layers": layers, "window": window, "horizon": horizon, "scaling": scaling,
-                "relative": relative, "noise": noise, "seed": seed,
+                "relative": relative, "noise": noise, "seed": seed, "device": device,
             }  # fmt: skip
             model = Forecaster(cell=cell, **sizes)
         name, series = _series(csv, column, model.seed)
@@ -74,7 +74,7 @@ def train(
             title=f"{name}: {len(series):,} values, {model.arguments['cell']}", score="RMSE on the test part",
             quiet=quiet,
             again=f"fastrnn forecast train --resume --out {out}" + (f" --csv {csv}" if csv else "")
-            + (f" --column {column}" if column else ""),
+            + (f" --column {column}" if column else "") + options.where(device),
         )  # fmt: skip
         table = {model.arguments["cell"]: model.rmse(series)}
         if compare:
@@ -114,7 +114,7 @@ def predict(
         from fastrnn.commands import plots
         from fastrnn.models import Forecaster
 
-        model = Forecaster.load(checkpoint)
+        model = Forecaster.load(checkpoint, device)
         _, series = _series(csv, column, model.seed)
         values = model.predict(series, ahead).tolist()
         if out is not None:

@@ -18,6 +18,7 @@ def gradflow(
     steps: Annotated[int, typer.Option(help="T, length of the sequence.")] = 100,
     hidden: Annotated[int, typer.Option(help="H, width of the layers.")] = 32,
     batch: Annotated[int, typer.Option(help="B, sequences.")] = 8,
+    layers: Annotated[int, typer.Option(help="L, layers one above the other.")] = 1,
     scale: Annotated[float, typer.Option(help="Factor on the recurrent weights.")] = 1.0,
     forget_bias: Annotated[float | None, typer.Option(help="Of the LSTM.", show_default="as initialised")] = None,
     init: Annotated[str, typer.Option(help="uniform, xavier, orthogonal or identity.")] = "uniform",
@@ -27,13 +28,13 @@ def gradflow(
     threads: Threads = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show the norm of dL/dh_t at every step t, L the sum of the last state, on random input.
+    """Show the norm of dL/dh_t at every step t, L the sum of the last layer's last state, on random input.
 
     Beside it the linear network h_t = U h_{t-1} + x_t with diagonal U, whose gradient is known in closed form.
     """
     with one_line_errors():
         prepare(device, threads, out)
-        result = measure(steps, hidden, batch, scale, forget_bias, init, seed)
+        result = measure(steps, hidden, batch, scale, forget_bias, init, seed, layers, device)
         from fastrnn.commands import plots
 
         diagonals = {name: (d["norms"], d["closed_form"]) for name, d in result["diagonal"].items()}
@@ -42,35 +43,40 @@ def gradflow(
 
 
 def measure(
-    steps: int, hidden: int, batch: int, scale: float, forget_bias: float | None, init: str, seed: int
-) -> dict[str, Any]:
-    """Return the norms [T+1] of each cell and of each diagonal matrix, with its closed form."""
+    steps: int, hidden: int, batch: int, scale: float, forget_bias: float | None, init: str, seed: int,
+    num_layers: int = 1, device: str = "cpu",
+) -> dict[str, Any]:  # fmt: skip
+    """Return the norms [T+1] of each cell, of each of its layers, and of each diagonal matrix, with its closed form."""
     import numpy as np
 
     from fastrnn import GRU, LSTM, RNN, gradient_flow, validation
+    from fastrnn.arrays import to_device
 
-    for name, size in (("steps", steps), ("hidden", hidden), ("batch", batch)):
+    for name, size in (("steps", steps), ("hidden", hidden), ("batch", batch), ("layers", num_layers)):
         validation.integer(name, size, 1)
     validation.real("scale", scale)
-    common: dict[str, Any] = {"init": init, "dtype": "float64", "seed": seed}
+    common: dict[str, Any] = {
+        "init": init, "dtype": "float64", "seed": seed, "num_layers": num_layers, "device": device,
+    }  # fmt: skip
     layers: dict[str, RNN | LSTM | GRU] = {
         "RNN (tanh)": RNN(hidden, hidden, **common),
         "LSTM": LSTM(hidden, hidden, forget_bias=forget_bias, **common),
         "GRU": GRU(hidden, hidden, **common),
     }
-    x = np.random.default_rng(seed).standard_normal((steps, batch, hidden))
-    cells = {}
+    x = to_device(np.random.default_rng(seed).standard_normal((steps, batch, hidden)), device)
+    cells: dict[str, list[float]] = {}
     for name, layer in layers.items():
-        layer.update({"weight_hh_l0": layer.params["weight_hh_l0"] * scale})
-        cells[name] = gradient_flow(layer, x).h.tolist()
+        layer.update({n: w * scale for n, w in layer.params.items() if n.startswith("weight_hh")})
+        flows = gradient_flow(layer, x).h.reshape(num_layers, -1).tolist()
+        cells |= {name if num_layers == 1 else f"{name}, layer {k}": row for k, row in enumerate(flows, start=1)}
     diagonal = {}
     for entries in DIAGONALS:
         U = np.array(entries)
-        rnn = RNN(3, 3, nonlinearity="identity", bias=False, dtype="float64", seed=0)
+        rnn = RNN(3, 3, nonlinearity="identity", bias=False, dtype="float64", seed=0, device=device)
         rnn.update({"weight_ih_l0": np.eye(3), "weight_hh_l0": np.diag(U)})
         with np.errstate(over="ignore"):
             closed_form = np.linalg.norm(U ** np.arange(steps, -1, -1)[:, None], axis=1)
-        norms = gradient_flow(rnn, np.zeros((steps, 3))).h
+        norms = gradient_flow(rnn, to_device(np.zeros((steps, 3)), device)).h
         diagonal[f"U = diag{entries}"] = {"norms": norms.tolist(), "closed_form": closed_form.tolist()}
     return {"steps": steps, "cells": cells, "diagonal": diagonal}
 

@@ -62,13 +62,13 @@ def train(
         schedule: Schedule | None = Schedule(steps=steps, batch=batch, lr=lr)
         if resume:
             only_steps_with_resume(context, FIXED)
-            model = Tagger.load(out)
+            model = Tagger.load(out, device)
             schedule = schedule if options.given(context, "steps") else None
         corpus = _corpus(conll, test, model.level if resume else level, model.seed if resume else seed)
         if not resume:
             sizes: dict[str, Any] = {"hidden": hidden, "embedding": embedding, "dropout": dropout, "seed": seed}
-            model = Tagger.of(corpus.train, level="word" if conll else level, **sizes)
-        data = (f" --conll {conll}" if conll else "") + (f" --test {test}" if test else "")
+            model = Tagger.of(corpus.train, level="word" if conll else level, device=device, **sizes)
+        data = (f" --conll {conll}" if conll else "") + (f" --test {test}" if test else "") + options.where(device)
         result = run(
             lambda observer: model.fit(corpus, schedule, observer, resume=resume), model, files,
             title=f"{corpus.name}: {len(corpus.train):,} sentences to train on, {len(corpus.held_out):,} held out",
@@ -98,7 +98,7 @@ def apply(
         from fastrnn.models import Tagger
         from fastrnn.models.corpus import read_text
 
-        model = Tagger.load(checkpoint)
+        model = Tagger.load(checkpoint, device)
         sentences = model.sentences_of(read_text(text))
         labels = model.tag(sentences)
         pairs = [list(zip(tokens, tags, strict=True)) for tokens, tags in zip(sentences, labels, strict=True)]
@@ -127,7 +127,7 @@ def suggest(
         from fastrnn.models.corpus import read_text
 
         validation.integer("count", count, 1)
-        model = Tagger.load(checkpoint)
+        model = Tagger.load(checkpoint, device)
         sentences = model.sentences_of(read_text(text))
         joint = " " if model.level == "word" else ""
         found = [

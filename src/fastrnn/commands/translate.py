@@ -61,7 +61,7 @@ def train(
         schedule: Schedule | None = Schedule(steps=steps, batch=batch, lr=lr, evaluate_every=100)
         if resume:
             only_steps_with_resume(context, FIXED)
-            model = Translator.load(out)
+            model = Translator.load(out, device)
             schedule = schedule if options.given(context, "steps") else None
         held_out_seed = model.seed if resume else seed
         if table is not None and options.given(context, "numbers"):
@@ -76,9 +76,9 @@ def train(
             model = Translator(
                 "".join(e.source for e in everything), "".join(e.target for e in everything),
                 sorted({e.language for e in everything}), hidden=hidden, embedding=embedding, attention=attention,
-                seed=seed,
+                seed=seed, device=device,
             )  # fmt: skip
-        data = f" --table {table}" if table else f" --numbers {numbers}"
+        data = (f" --table {table}" if table else f" --numbers {numbers}") + options.where(device)
         result = run(
             lambda o: model.fit(corpus, schedule, o, forcing=forcing, curriculum=curriculum, resume=resume),
             model, files,
@@ -119,7 +119,7 @@ def apply(
         from fastrnn.commands import plots
         from fastrnn.models import Translator
 
-        model = Translator.load(checkpoint)
+        model = Translator.load(checkpoint, device)
         languages = model.languages if to is None else [to]
         written = {name: model.translate(texts, name, width=width, length_penalty=length_penalty) for name in languages}
         if out is not None:

@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastrnn import GRU, beam_search, validation
-from fastrnn.arrays import Array
+from fastrnn.arrays import Array, brought, module_of, to_host
 from fastrnn.models import parts
 from fastrnn.models.corpus import python_stdlib, read_text
 from fastrnn.models.fitting import Observer, Point, Schedule, Snapshot, fit, schedule_of
-from fastrnn.models.parts import Parts
+from fastrnn.models.parts import Parts, on_its_device
 from fastrnn.models.vocabulary import Vocabulary
 from fastrnn.nn import Embedding, Linear, log_softmax, softmax_cross_entropy
 
@@ -44,16 +44,19 @@ class Autoencoder:
         hidden: H, width of the decoder and of each direction of the encoder.
         embedding: width of a character's vector.
         seed: of the initial values and of the order of the texts; drawn at random if None.
+        device: "cpu" or "cuda:N", where to compute; all that is random is the same on both.
 
     Raises:
         ValueError, TypeError: naming the argument, what was expected and what came.
+        ImportError, RuntimeError: CuPy or the GPU is missing.
 
     Source: Srivastava, Mansimov, Salakhutdinov, "Unsupervised learning of video representations using LSTMs" (2015).
     """
 
     def __init__(
-        self, characters: str, *, code: int = 64, hidden: int = 128, embedding: int = 32, seed: int | None = None
-    ) -> None:
+        self, characters: str, *, code: int = 64, hidden: int = 128, embedding: int = 32, seed: int | None = None,
+        device: str = "cpu",
+    ) -> None:  # fmt: skip
         for name, size in (("code", code), ("hidden", hidden), ("embedding", embedding)):
             validation.integer(name, size, 1)
         seed = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed
@@ -78,6 +81,7 @@ class Autoencoder:
             decoder=self.decoder, head=self.head,
         )  # fmt: skip
         self.run: Snapshot | None = None  # of the last training run, to resume it
+        self.to(device)
 
     def loss(self, batch: tuple[Array, Array]) -> tuple[Any, Callable[[], dict[str, Array]]]:
         """Return the mean cross-entropy of a batch (ids [T, B], each text with its end, lengths [B]), and the backward.
@@ -85,17 +89,17 @@ class Autoencoder:
         code = tanh(squeeze [h_forward, h_backward]);   the decoder starts from tanh(expand code) and reads, at each
         step, the character before and the code.
         """
-        ids, lengths = batch
+        (ids, lengths), xp = batch, module_of(self.parts.device)
         x, embedding_backward = self.embedding.forward(ids)
         _, h_n, encoder_backward = self.encoder.forward(x, lengths=lengths)
-        squeezed, squeeze_backward = self.squeeze.forward(np.concatenate([h_n[0], h_n[1]], axis=1))
-        code = np.tanh(squeezed)
+        squeezed, squeeze_backward = self.squeeze.forward(xp.concatenate([h_n[0], h_n[1]], axis=1))
+        code = xp.tanh(squeezed)
         expanded, expand_backward = self.expand.forward(code)
-        h_0 = np.tanh(expanded)
+        h_0 = xp.tanh(expanded)
         before = np.concatenate([np.full_like(ids[:1], self.end), ids[:-1]])
         t, before_backward = self.embedding.forward(before)
         E = t.shape[2]
-        inputs = np.concatenate([t, np.broadcast_to(code, (len(ids), *code.shape))], axis=2)
+        inputs = xp.concatenate([t, xp.broadcast_to(code, (len(ids), *code.shape))], axis=2)
         s, _, decoder_backward = self.decoder.forward(inputs, h_0[None], lengths=lengths)
         logits, head_backward = self.head.forward(s)
         value, loss_backward = softmax_cross_entropy(logits, ids, mask=np.arange(len(ids))[:, None] < lengths)
@@ -107,9 +111,9 @@ class Autoencoder:
             d_code = expand.x + decoder.x[:, :, E:].sum(axis=0)
             squeeze = squeeze_backward(d_code * (1 - code * code))
             H = s.shape[2]
-            encoder = encoder_backward(None, np.stack([squeeze.x[:, :H], squeeze.x[:, H:]]))
+            encoder = encoder_backward(None, xp.stack([squeeze.x[:, :H], squeeze.x[:, H:]]))
             weight = embedding_backward(encoder.x).params["weight"]
-            weight += before_backward(np.ascontiguousarray(decoder.x[:, :, :E])).params["weight"]
+            weight += before_backward(xp.ascontiguousarray(decoder.x[:, :, :E])).params["weight"]
             return Parts.gradients(
                 embedding={"weight": weight}, encoder=encoder.params, squeeze=squeeze.params, expand=expand.params,
                 decoder=decoder.params, head=head.params,
@@ -147,8 +151,9 @@ class Autoencoder:
         data = hashlib.sha256(repr(corpus).encode("utf-8", "surrogatepass")).hexdigest()[:16]
         return fit(self, batch_at, lambda: 1 - self.exact(estimate), schedule, observer, data, resume=resume)
 
+    @on_its_device
     def encode(self, texts: Sequence[str]) -> Array:
-        """Return the vector of each text, [N, code] in (-1, 1).
+        """Return the vector of each text, [N, code] of NumPy in (-1, 1).
 
         Raises:
             ValueError: an empty text, or an unknown character.
@@ -156,21 +161,23 @@ class Autoencoder:
         self._check(texts)
         if not texts:
             return np.empty((0, self.code), np.float32)
-        ids, lengths = self._ids(texts)
+        (ids, lengths), xp = self._ids(texts), module_of(self.parts.device)
         _, h_n = self.encoder(self.embedding(ids), lengths=lengths)
-        code: Array = np.tanh(self.squeeze(np.concatenate([h_n[0], h_n[1]], axis=1)))
-        return code
+        return to_host(xp.tanh(self.squeeze(xp.concatenate([h_n[0], h_n[1]], axis=1))))
 
+    @on_its_device
     def decode(self, codes: Array, width: int = 1) -> list[str]:
         """Return the text of each vector [N, code], by beam search; width 1 is the greedy choice.
 
         Raises:
             ShapeError, TypeError: the vectors do not fit.
         """
-        validation.beside("codes", codes, (None, self.code), like=self.head.params["weight"])
+        like = self.head.params["weight"]
+        validation.beside("codes", codes, (None, self.code), like=like, host=True)
         if len(codes) == 0:
             return []
-        state = np.tanh(self.expand(codes))[None], codes[None]
+        codes, xp = brought(codes, like), module_of(self.parts.device)
+        state = xp.tanh(self.expand(codes))[None], codes[None]
         found = beam_search(
             self._step, state, np.full(len(codes), self.end), end=self.end, width=width,
             max_length=2 * self.facts["longest"] + 10,
@@ -188,19 +195,29 @@ class Autoencoder:
         """Return the share of texts that are reconstructed exactly."""
         return sum(a == b for a, b in zip(self.reconstruct(texts, width), texts, strict=True)) / len(texts)
 
+    def to(self, device: str) -> Autoencoder:
+        """Move the model to `device`, "cpu" or "cuda:N", where it computes from then on; return it.
+
+        Raises:
+            ValueError: no device's name. ImportError: CuPy is missing. RuntimeError: there is no such GPU.
+        """
+        self.parts.to(device)
+        return self
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model, and its training run if there was one, atomically to a safetensors file."""
         parts.save(path, self)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Autoencoder:
-        """Read a model that `save` wrote.
+    def load(cls, path: str | os.PathLike[str], device: str = "cpu") -> Autoencoder:
+        """Read a model that `save` wrote, wherever it was, onto a device.
 
         Raises:
+            ImportError, RuntimeError: CuPy or the GPU is missing.
             OSError: the file cannot be read.
             ValueError: it is damaged, foreign, or not an autoencoder's.
         """
-        return parts.load(path, cls)
+        return parts.load(path, cls, device)
 
     def _check(self, texts: Sequence[str]) -> None:
         for text in texts:
@@ -219,7 +236,8 @@ class Autoencoder:
 
     def _step(self, state: tuple[Array, Array], tokens: Array) -> tuple[Array, tuple[Array, Array]]:
         h, codes = state
-        s, h = self.decoder(np.concatenate([self.embedding(tokens[None]), codes], axis=2), h)
+        xp = module_of(self.parts.device)
+        s, h = self.decoder(xp.concatenate([self.embedding(tokens[None]), codes], axis=2), h)
         return log_softmax(self.head(s)[0]), (h, codes)
 
 

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 
 from fastrnn import GRU, LSTM, RNN, checkpoint, validation
-from fastrnn.arrays import Array
+from fastrnn.arrays import Array, fetched, to_host
 from fastrnn.models.corpus import Corpus
-from fastrnn.models.parts import Parts
+from fastrnn.models.parts import Parts, on_its_device
 from fastrnn.models.training import Progress, Run, Settings, Snapshot, Watch
 from fastrnn.models.vocabulary import UNKNOWN, Vocabulary
 from fastrnn.nn import Embedding, Linear, softmax_cross_entropy
-from fastrnn.optim import clip_by_global_norm
+from fastrnn.optim.clipping import clipped, squares
 
 CELLS: dict[str, type[LSTM] | type[GRU] | type[RNN]] = {"lstm": LSTM, "gru": GRU, "rnn": RNN}
 EVALUATION_BATCH, EVALUATION_WINDOW = 64, 128
@@ -34,14 +34,16 @@ class CharLM:
         dropout: between recurrent layers while training, in [0, 1).
         embedding: width of a character's vector.
         seed: of the initial values, the dropout masks and the order of the text; drawn at random if None.
+        device: "cpu" or "cuda:N", where to compute; all that is random is the same on both.
 
     Raises:
         ValueError, TypeError: naming the argument, what was expected and what came.
+        ImportError, RuntimeError: CuPy or the GPU is missing.
     """
 
     def __init__(
         self, characters: str, *, cell: str = "lstm", hidden: int = 256, layers: int = 1, dropout: float = 0.0,
-        embedding: int = 64, seed: int | None = None,
+        embedding: int = 64, seed: int | None = None, device: str = "cpu",
     ) -> None:  # fmt: skip
         validation.choice("cell", cell, tuple(CELLS))
         for name, size in (("hidden", hidden), ("layers", layers), ("embedding", embedding)):
@@ -61,6 +63,7 @@ class CharLM:
         self.head = Linear(hidden, len(self.vocabulary), seed=seeds[2])
         self.parts = Parts(embedding=self.embedding, rnn=self.rnn, head=self.head)
         self._snapshot: Snapshot | None = None  # of the last training run, to resume it
+        self.to(device)
 
     @property
     def params(self) -> dict[str, Array]:
@@ -80,8 +83,8 @@ class CharLM:
         """Return the loss of one window, the state after it, and the backward pass.
 
         Args:
-            ids: [T, B] int64.
-            targets: [T, B] int64, the character after each of `ids`.
+            ids: [T, B] int64 of NumPy, wherever the model computes.
+            targets: [T, B] int64, the character after each of `ids`; likewise.
             state: of the recurrent layer before the window; zeros if None.
 
         Returns:
@@ -141,9 +144,10 @@ class CharLM:
                 f"text: expected {text['name']!r} as at the start of the run (SHA-256 {text['sha256'][:12]}), "
                 f"got {corpus.name!r} ({corpus.fingerprint[:12]})"
             )
-        run = Run.restored(self._snapshot, self.vocabulary.encode(corpus.train), steps)
+        run = Run.restored(self._snapshot, self.vocabulary.encode(corpus.train), steps, self.parts.device)
         return self._train(run, corpus, watch or Watch())
 
+    @on_its_device
     def bits_per_character(self, text: str, characters: int | None = None) -> float:
         """Return the mean of -log2 p(character | all before it) over a text, the first character left out.
 
@@ -165,14 +169,15 @@ class CharLM:
         inputs = ids[: readers * length].reshape(readers, length).T
         targets = ids[1 : readers * length + 1].reshape(readers, length).T
         scored = length if characters is None else min(length, max(1, characters // readers))
-        nats = 0.0
+        nats: Any = 0.0
         state: Any = None
         for at in range(0, scored, EVALUATION_WINDOW):
             window = slice(at, min(at + EVALUATION_WINDOW, scored))
             y, state = self.rnn(self.embedding(inputs[window]), state)
-            nats += float(softmax_cross_entropy(self.head(y), targets[window])[0]) * y.shape[0]
-        return nats / scored / math.log(2)
+            nats = nats + softmax_cross_entropy(self.head(y), targets[window])[0] * y.shape[0]
+        return fetched([nats])[0] / scored / math.log(2)
 
+    @on_its_device
     def sample(self, start: str = "\n", length: int = 500, temperature: float = 1.0, seed: int | None = None) -> str:
         """Return `start` and `length` characters that the model writes after it.
 
@@ -197,9 +202,18 @@ class CharLM:
             for i in ids:
                 y = stream.step(self.embedding(np.array([i])))
             while len(ids) < len(start) + length:
-                ids.append(_draw(self.head(y)[0], temperature, rng))
+                ids.append(_draw(to_host(self.head(y)[0]), temperature, rng))
                 y = stream.step(self.embedding(np.array(ids[-1:])))
         return self.vocabulary.decode(ids)
+
+    def to(self, device: str) -> CharLM:
+        """Move the model to `device`, "cpu" or "cuda:N", where it computes from then on; return it.
+
+        Raises:
+            ValueError: no device's name. ImportError: CuPy is missing. RuntimeError: there is no such GPU.
+        """
+        self.parts.to(device)
+        return self
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model, and its training run if there was one, atomically to a safetensors file.
@@ -208,20 +222,22 @@ class CharLM:
             OSError: the file cannot be written.
         """
         description = {"class": "CharLM", "arguments": self.arguments, "calls": self.rnn.calls, "run": None}
-        tensors = self.params
+        tensors = self.parts.on_host()
         if self._snapshot is not None:
             description["run"] = self._snapshot.description
             tensors.update(self._snapshot.tensors)
         checkpoint.write(path, tensors, description)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> CharLM:
-        """Read a model that `save` wrote.
+    def load(cls, path: str | os.PathLike[str], device: str = "cpu") -> CharLM:
+        """Read a model that `save` wrote, wherever it was, onto a device.
 
         Raises:
+            ImportError, RuntimeError: CuPy or the GPU is missing.
             OSError: the file cannot be read.
             ValueError: it is damaged, foreign, or not a character model's.
         """
+        validation.device(device)  # before the file, which may be large
         tensors, description = checkpoint.read(path)
         if description.get("class") != "CharLM":
             raise ValueError(f"{path}: expected a checkpoint of a CharLM, got one of {description.get('class')!r}")
@@ -234,8 +250,9 @@ class CharLM:
                 model._snapshot.check(model.params)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path}: expected a checkpoint of a CharLM, got a damaged one ({error!r})") from error
-        return model
+        return model.to(device)
 
+    @on_its_device
     def _train(self, run: Run, corpus: Corpus, watch: Watch) -> Progress:
         self._snapshot = None  # until the run stands still again: a step that raises must not be resumed
         stopped = False
@@ -255,11 +272,13 @@ class CharLM:
 
     def _step(self, run: Run) -> None:
         inputs, targets, state = run.next()
-        loss, state, backward = self.forward(inputs, targets, state)
-        bits = float(loss) / math.log(2)
+        value, state, backward = self.forward(inputs, targets, state)
+        grads = backward()
+        loss, *norms = fetched([value, *squares(grads)])  # once a step a GPU is waited for
+        bits = loss / math.log(2)
         if not math.isfinite(bits):
             raise ValueError(f"lr: the loss became {bits} at step {run.step + 1}; expected less than {run.settings.lr}")
-        grads, _ = clip_by_global_norm(backward(), run.settings.clip)
+        grads, _ = clipped(grads, norms, run.settings.clip)
         self.update(run.adam.step(self.params, grads))
         run.done(bits, state)
 

@@ -10,9 +10,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 from fastrnn import checkpoint, validation
-from fastrnn.arrays import Array, describe
+from fastrnn.arrays import Array, copied, describe, fetched, on, to_device, to_host
 from fastrnn.models.parts import Parts
-from fastrnn.optim import Adam, clip_by_global_norm
+from fastrnn.optim import Adam
+from fastrnn.optim.clipping import clipped, squares
 
 SMOOTHING = 0.98  # of the training loss that is shown: an average over about the last 50 steps
 
@@ -82,7 +83,7 @@ class Snapshot(NamedTuple):
     """A run between two steps, as a checkpoint holds it."""
 
     description: dict[str, Any]  # in types that JSON has
-    tensors: dict[str, Array]  # Adam's moments and the best parameters
+    tensors: dict[str, Array]  # of NumPy: Adam's moments and the best parameters
 
     def check(self, params: Mapping[str, Array]) -> None:
         """Raise KeyError, TypeError or ValueError unless this can be a run of a model with these parameters."""
@@ -135,14 +136,16 @@ class Run:
         """Take one step."""
         self.adam.lr = self.schedule.lr * (1 - self.step / self.schedule.steps)
         value, backward = model.loss(batch)
-        if not math.isfinite(float(value)):
+        grads = backward()
+        loss, *norms = fetched([value, *squares(grads)])  # once a step a GPU is waited for
+        if not math.isfinite(loss):
             raise ValueError(
-                f"lr: the loss became {float(value)} at step {self.step + 1}; expected less than {self.schedule.lr}"
+                f"lr: the loss became {loss} at step {self.step + 1}; expected less than {self.schedule.lr}"
             )
-        grads, _ = clip_by_global_norm(backward(), self.schedule.clip)
+        grads, _ = clipped(grads, norms, self.schedule.clip)
         model.parts.update(self.adam.step(model.parts.params, grads))
         self.step += 1
-        self.average = SMOOTHING * self.average + (1 - SMOOTHING) * float(value)
+        self.average = SMOOTHING * self.average + (1 - SMOOTHING) * loss
 
     def note(self, score: float, params: Mapping[str, Array]) -> None:
         """Note a measurement."""
@@ -151,7 +154,7 @@ class Run:
             return
         if self.best is None or score < self.best:
             self.best, self.bad = score, 0
-            self.best_params = {name: array.copy() for name, array in params.items()}
+            self.best_params = {name: copied(array) for name, array in params.items()}
         else:
             self.bad += 1
 
@@ -162,18 +165,21 @@ class Run:
             "history": list(self.history), "best": self.best, "bad": self.bad,
         }  # fmt: skip
         tensors = {f"adam.{name}": array for name, array in self.adam.state_dict().items()}
-        return Snapshot(description, tensors | {f"best.{name}": array for name, array in self.best_params.items()})
+        tensors |= {f"best.{name}": array for name, array in self.best_params.items()}
+        return Snapshot(description, {name: to_host(array) for name, array in tensors.items()})
 
     @classmethod
-    def restored(cls, snapshot: Snapshot, data: str, schedule: Schedule) -> Run:
-        """Rebuild the run on the same data."""
+    def restored(cls, snapshot: Snapshot, data: str, schedule: Schedule, device: str) -> Run:
+        """Rebuild the run on the same data; it goes on on `device`, wherever it was before."""
         description, tensors = snapshot
         run = cls(schedule, description["data"])
         if data != run.data:
             raise ValueError(f"data: expected {run.data} as at the start of the run, got {data}")
         run.step, run.average, run.bad = description["step"], description["loss"], description["bad"]
         run.best, run.history = description["best"], list(description["history"])
-        run.adam.load_state_dict({n[5:]: array for n, array in tensors.items() if n.startswith("adam.")})
+        moments = {n[5:]: array for n, array in tensors.items() if n.startswith("adam.")}
+        step = moments.pop("step")
+        run.adam.load_state_dict({"step": step} | {name: to_device(array, device) for name, array in moments.items()})
         run.best_params = {n[5:]: array for n, array in tensors.items() if n.startswith("best.")}
         if run.complete():
             raise ValueError(
@@ -219,8 +225,18 @@ def fit(
         ValueError: the loss is no longer finite; to be resumed: other data, or a complete run.
         OSError: a checkpoint or the log cannot be written.
     """
-    run = Run.restored(model.run, data, schedule) if resume and model.run is not None else Run(schedule, data)
-    watch = observer or Observer()
+    with on(model.parts.device):
+        return _fit(model, batch_at, evaluate, schedule, observer or Observer(), data, resume)
+
+
+def _fit(
+    model: Trainable, batch_at: Callable[[int], Any], evaluate: Callable[[], float], schedule: Schedule,
+    watch: Observer, data: str, resume: bool,
+) -> Point:  # fmt: skip
+    if resume and model.run is not None:
+        run = Run.restored(model.run, data, schedule, model.parts.device)
+    else:
+        run = Run(schedule, data)
     model.run = None  # until the run stands still again: a step that raises must not be resumed
     stopped = False
     while not (run.complete() or stopped):

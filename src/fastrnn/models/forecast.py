@@ -14,12 +14,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastrnn import GRU, LSTM, RNN, validation
-from fastrnn.arrays import Array, array_module, describe
+from fastrnn.arrays import Array, array_module, describe, module_of, to_device, to_host
 from fastrnn.errors import ShapeError
 from fastrnn.models import parts
 from fastrnn.models.corpus import read_text
 from fastrnn.models.fitting import Observer, Point, Schedule, Snapshot, fit, schedule_of
-from fastrnn.models.parts import Parts
+from fastrnn.models.parts import Parts, on_its_device
 from fastrnn.nn import Linear, mse
 
 CELLS: dict[str, type[LSTM] | type[GRU] | type[RNN]] = {"rnn": RNN, "lstm": LSTM, "gru": GRU}
@@ -43,14 +43,17 @@ class Forecaster:
             the noisy sine, over six seeds, 0.4 takes the RMSE from 0.110 to 0.102, and without it a linear
             autoregressive model (0.106) is better.
         seed: of the initial values and the order of the windows; drawn at random if None.
+        device: "cpu" or "cuda:N", where to compute; all that is random is the same on both.
 
     Raises:
         ValueError, TypeError: naming the argument, what was expected and what came.
+        ImportError, RuntimeError: CuPy or the GPU is missing.
     """
 
     def __init__(
         self, *, cell: str = "gru", hidden: int = 32, layers: int = 1, window: int = 20, horizon: int = 1,
         scaling: str = "standard", relative: bool = False, noise: float = 0.4, seed: int | None = None,
+        device: str = "cpu",
     ) -> None:  # fmt: skip
         validation.choice("cell", cell, tuple(CELLS))
         validation.choice("scaling", scaling, ("standard", "minmax"))
@@ -75,17 +78,18 @@ class Forecaster:
         self.head = Linear(hidden, horizon, seed=seeds[1])
         self.parts = Parts(rnn=self.rnn, head=self.head)
         self.run: Snapshot | None = None  # of the last training run, to resume it
+        self.to(device)
 
     def loss(self, batch: tuple[Array, Array]) -> tuple[Any, Callable[[], dict[str, Array]]]:
         """Return the loss of scaled windows [T, B, 1] and what follows them [B, horizon], and the backward pass."""
-        x, targets = batch
+        x, targets = (to_device(array, self.parts.device) for array in batch)
         y, _, rnn_backward = self.rnn.forward(x, training=True)
         out, head_backward = self.head.forward(y[-1])
         value, loss_backward = mse(out, targets)
 
         def backward() -> dict[str, Array]:
             head = head_backward(loss_backward())
-            d_y = np.zeros_like(y)  # only the last output counts
+            d_y = module_of(self.parts.device).zeros_like(y)  # only the last output counts
             d_y[-1] = head.x
             return Parts.gradients(rnn=rnn_backward(d_y).params, head=head.params)
 
@@ -131,11 +135,14 @@ class Forecaster:
         train, test = windows(checked(series), self.window, self.horizon)
         return _rmse(self.predict_windows(train.x), train.y), _rmse(self.predict_windows(test.x), test.y)
 
+    @on_its_device
     def predict_windows(self, x: Array) -> Array:
         """Return the values [N, horizon] after each of N windows [N, window], float64."""
         level = self._level(x)
-        y, _ = self.rnn(np.ascontiguousarray(self._scaled(x - level).T[:, :, None]))
-        predicted: Array = self.head(y[-1]).astype(np.float64) * self.facts["unit"] + self.facts["offset"] + level
+        scaled = np.ascontiguousarray(self._scaled(x - level).T[:, :, None])
+        y, _ = self.rnn(to_device(scaled, self.parts.device))
+        ahead = to_host(self.head(y[-1])).astype(np.float64)
+        predicted: Array = ahead * self.facts["unit"] + self.facts["offset"] + level
         return predicted
 
     def predict(self, series: Array, steps: int) -> Array:
@@ -152,19 +159,29 @@ class Forecaster:
             known = np.concatenate([known, self.predict_windows(known[None, -self.window :])[0]])
         return known[len(series) : len(series) + steps]
 
+    def to(self, device: str) -> Forecaster:
+        """Move the model to `device`, "cpu" or "cuda:N", where it computes from then on; return it.
+
+        Raises:
+            ValueError: no device's name. ImportError: CuPy is missing. RuntimeError: there is no such GPU.
+        """
+        self.parts.to(device)
+        return self
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model, and its training run if there was one, atomically to a safetensors file."""
         parts.save(path, self)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Forecaster:
-        """Read a model that `save` wrote.
+    def load(cls, path: str | os.PathLike[str], device: str = "cpu") -> Forecaster:
+        """Read a model that `save` wrote, wherever it was, onto a device.
 
         Raises:
+            ImportError, RuntimeError: CuPy or the GPU is missing.
             OSError: the file cannot be read.
             ValueError: it is damaged, foreign, or not a forecaster's.
         """
-        return parts.load(path, cls)
+        return parts.load(path, cls, device)
 
     def _scale(self, train: Array) -> None:
         if self.arguments["scaling"] == "minmax":

@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from fastrnn import checkpoint, validation
-from fastrnn.arrays import Array
+from fastrnn.arrays import Array, on, to_host
 
 M = TypeVar("M")
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def on_its_device(
+    method: Callable[Concatenate[Any, P], R],
+) -> Callable[Concatenate[Any, P], R]:
+    """Make the device of a model the current one while a method runs: between its layers CuPy allocates there too."""
+
+    @functools.wraps(method)
+    def call(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        with on(self.parts.device):
+            return method(self, *args, **kwargs)
+
+    return call
 
 
 class Parts:
@@ -21,6 +37,17 @@ class Parts:
 
     def __init__(self, **layers: Any) -> None:
         self._layers = layers
+        self.device = "cpu"
+
+    def to(self, device: str) -> None:
+        """Move every layer to a device, all or, where there is no such device, none.
+
+        Raises:
+            ValueError: no device's name. ImportError: CuPy is missing. RuntimeError: there is no such GPU.
+        """
+        self.device = validation.device(device)
+        for layer in self._layers.values():
+            layer.to(self.device)
 
     @property
     def params(self) -> dict[str, Array]:
@@ -31,8 +58,13 @@ class Parts:
             for name, array in getattr(layer, "params", {}).items()
         }
 
+    def on_host(self) -> dict[str, Array]:
+        """Return copies of all parameters by name, as NumPy arrays."""
+        with on(self.device):
+            return {name: to_host(array) for name, array in self.params.items()}
+
     def update(self, params: Mapping[str, Array]) -> None:
-        """Replace the named parameters by copies of these arrays, all or none.
+        """Replace the named parameters by copies of these arrays, of NumPy or of the model's device, all or none.
 
         Raises:
             ValueError: a name that the model does not have.
@@ -42,7 +74,7 @@ class Parts:
         for name, array in params.items():
             if name not in present:
                 raise ValueError(f"params: expected names among {sorted(present)}, got {name!r}")
-            validation.beside(name, array, present[name].shape, like=present[name])
+            validation.beside(name, array, present[name].shape, like=present[name], host=True)
         for part, layer in self._layers.items():
             named = {n.removeprefix(f"{part}."): a for n, a in params.items() if n.startswith(f"{part}.")}
             if named:
@@ -79,17 +111,19 @@ def save(path: str | os.PathLike[str], model: Any) -> None:
         "class": type(model).__name__, "arguments": model.arguments, "facts": model.facts, "calls": model.parts.calls,
         "run": None if model.run is None else model.run.description,
     }  # fmt: skip
-    tensors = model.parts.params | ({} if model.run is None else model.run.tensors)
+    tensors = model.parts.on_host() | ({} if model.run is None else model.run.tensors)
     checkpoint.write(path, tensors, description)
 
 
-def load(path: str | os.PathLike[str], kind: type[M]) -> M:
-    """Read a model of this class that `save` wrote.
+def load(path: str | os.PathLike[str], kind: type[M], device: str) -> M:
+    """Read a model of this class that `save` wrote, wherever it was, onto a device.
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is damaged, foreign, or another model's.
+        ValueError: it is damaged, foreign, or another model's; no device's name.
+        ImportError, RuntimeError: CuPy or the GPU is missing.
     """
+    validation.device(device)  # before the file, which may be large
     from fastrnn.models.fitting import Snapshot
 
     tensors, description = checkpoint.read(path)
@@ -106,4 +140,4 @@ def load(path: str | os.PathLike[str], kind: type[M]) -> M:
             model.run.check(model.parts.params)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: expected a checkpoint of a {name}, got a damaged one ({error!r})") from error
-    return model  # type: ignore[no-any-return]
+    return model.to(device)  # type: ignore[no-any-return]

@@ -17,11 +17,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastrnn import LSTM, validation
-from fastrnn.arrays import Array
+from fastrnn.arrays import Array, to_host
 from fastrnn.models import parts
 from fastrnn.models.corpus import python_stdlib, read_text
 from fastrnn.models.fitting import Observer, Point, Schedule, Snapshot, fit, schedule_of
-from fastrnn.models.parts import Parts
+from fastrnn.models.parts import Parts, on_its_device
 from fastrnn.nn import Dropout, Embedding, Linear, log_softmax, softmax_cross_entropy
 
 SCHEDULE = Schedule(steps=600, batch=16, lr=5e-3, evaluate_every=100)
@@ -73,14 +73,16 @@ class Tagger:
         level: how `sentences_of` cuts a text: "token" (words, marks and blanks of source text), "character", or "word"
             (a sentence a line, with blanks between its words).
         seed: of the initial values, the masks and the order of the sentences; drawn at random if None.
+        device: "cpu" or "cuda:N", where to compute; all that is random is the same on both.
 
     Raises:
         ValueError, TypeError: naming the argument, what was expected and what came.
+        ImportError, RuntimeError: CuPy or the GPU is missing.
     """
 
     def __init__(
         self, tokens: Sequence[str], labels: Sequence[str], *, hidden: int = 64, embedding: int = 48,
-        dropout: float = 0.2, level: str = "token", seed: int | None = None,
+        dropout: float = 0.2, level: str = "token", seed: int | None = None, device: str = "cpu",
     ) -> None:  # fmt: skip
         for name, size in (("hidden", hidden), ("embedding", embedding)):
             validation.integer(name, size, 1)
@@ -105,6 +107,7 @@ class Tagger:
         self.head = Linear(2 * hidden, len(self.labels), seed=seeds[3])
         self.parts = Parts(embedding=self.embedding, dropout=self.dropout, rnn=self.rnn, head=self.head)
         self.run: Snapshot | None = None  # of the last training run, to resume it
+        self.to(device)
 
     @classmethod
     def of(cls, sentences: Sequence[Sentence], **options: Any) -> Tagger:
@@ -172,10 +175,12 @@ class Tagger:
         data = hashlib.sha256(repr(corpus).encode("utf-8", "surrogatepass")).hexdigest()[:16]
         return fit(self, batch_at, lambda: 1 - self.scores(corpus.held_out).f1, schedule, observer, data, resume=resume)
 
+    @on_its_device
     def tag(self, sentences: Sequence[Sequence[str]]) -> list[list[str]]:
         """Return the likeliest label of every token of each sentence."""
         return [[self.labels[i] for i in log_p.argmax(axis=1)] for log_p in self._log_probs(sentences)]
 
+    @on_its_device
     def least_sure(self, sentences: Sequence[Sequence[str]]) -> list[tuple[int, float]]:
         """Return the indices of sentences, the one that the model is least sure of first, and how sure it is.
 
@@ -205,19 +210,29 @@ class Tagger:
             blocks[-1] += line
         return [list(block) if self.level == "character" else TOKEN.findall(block) for block in blocks if block]
 
+    def to(self, device: str) -> Tagger:
+        """Move the model to `device`, "cpu" or "cuda:N", where it computes from then on; return it.
+
+        Raises:
+            ValueError: no device's name. ImportError: CuPy is missing. RuntimeError: there is no such GPU.
+        """
+        self.parts.to(device)
+        return self
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model, and its training run if there was one, atomically to a safetensors file."""
         parts.save(path, self)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Tagger:
-        """Read a model that `save` wrote.
+    def load(cls, path: str | os.PathLike[str], device: str = "cpu") -> Tagger:
+        """Read a model that `save` wrote, wherever it was, onto a device.
 
         Raises:
+            ImportError, RuntimeError: CuPy or the GPU is missing.
             OSError: the file cannot be read.
             ValueError: it is damaged, foreign, or not a tagger's.
         """
-        return parts.load(path, cls)
+        return parts.load(path, cls, device)
 
     def _ids(self, sentences: Sequence[Sequence[str]]) -> tuple[Array, Array]:
         """Indices [T, B] of tokens, padded, and the lengths [B]."""
@@ -232,7 +247,7 @@ class Tagger:
         for at in range(0, len(sentences), EVALUATION_BATCH):
             ids, lengths = self._ids(sentences[at : at + EVALUATION_BATCH])
             y, _ = self.rnn(self.embedding(ids), lengths=lengths)
-            log_p = log_softmax(self.head(y))
+            log_p = to_host(log_softmax(self.head(y)))
             yield from (log_p[:length, b] for b, length in enumerate(lengths))
 
 

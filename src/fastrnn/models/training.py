@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from fastrnn import validation
-from fastrnn.arrays import Array, describe
+from fastrnn.arrays import Array, describe, to_device, to_host
 from fastrnn.models.streams import Streams
 from fastrnn.optim import Adam
 
@@ -81,7 +81,7 @@ class Snapshot(NamedTuple):
     """A run between two steps, as a checkpoint holds it."""
 
     description: dict[str, Any]  # in types that JSON has
-    tensors: dict[str, Array]  # Adam's moments and the carried state
+    tensors: dict[str, Array]  # of NumPy: Adam's moments and the carried state
 
     def check(self, params: Mapping[str, Array]) -> None:
         """Raise KeyError, TypeError or ValueError unless this can be a run of a model with these parameters."""
@@ -134,8 +134,8 @@ class Run:
     def snapshot(self) -> Snapshot:
         """Return everything that `restored` needs."""
         parts = self.state if isinstance(self.state, tuple) else () if self.state is None else (self.state,)
-        tensors = {f"adam.{name}": array for name, array in self.adam.state_dict().items()}
-        tensors.update({f"state.{i}": part.copy() for i, part in enumerate(parts)})
+        tensors = {f"adam.{name}": to_host(array) for name, array in self.adam.state_dict().items()}
+        tensors.update({f"state.{i}": to_host(part).copy() for i, part in enumerate(parts)})
         description = {
             "settings": dataclasses.asdict(self.settings), "text": self.text, "seed": self.seed, "step": self.step,
             "bits": self.bits, "streams": self.streams.state(),
@@ -143,8 +143,8 @@ class Run:
         return Snapshot(description, tensors)
 
     @classmethod
-    def restored(cls, snapshot: Snapshot, ids: Array, steps: int | None) -> Run:
-        """Rebuild the run; `steps` is a new total, None keeps the old one.
+    def restored(cls, snapshot: Snapshot, ids: Array, steps: int | None, device: str) -> Run:
+        """Rebuild the run, on `device` wherever it was; `steps` is a new total, None keeps the old one.
 
         Raises:
             ValueError: the run has taken so many steps already.
@@ -158,8 +158,10 @@ class Run:
         run = cls(settings, ids, description["text"], description["seed"])
         run.step, run.bits = description["step"], description["bits"]
         run.streams.restore(description["streams"])
-        run.adam.load_state_dict(_named(tensors, "adam."))
-        parts = tuple(array for _, array in sorted(_named(tensors, "state.").items()))
+        moments = _named(tensors, "adam.")
+        step = moments.pop("step")
+        run.adam.load_state_dict({"step": step} | {name: to_device(array, device) for name, array in moments.items()})
+        parts = tuple(to_device(array, device) for _, array in sorted(_named(tensors, "state.").items()))
         run.state = parts if len(parts) > 1 else parts[0] if parts else None
         return run
 

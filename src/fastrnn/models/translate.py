@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastrnn import GRU, beam_search, validation
-from fastrnn.arrays import Array
+from fastrnn.arrays import Array, module_of, to_device, to_host
 from fastrnn.models import numerals, parts
 from fastrnn.models.corpus import read_text
 from fastrnn.models.fitting import Observer, Point, Schedule, Snapshot, fit, schedule_of
-from fastrnn.models.parts import Parts
+from fastrnn.models.parts import Parts, on_its_device
 from fastrnn.models.vocabulary import Vocabulary
 from fastrnn.nn import AdditiveAttention, Curriculum, Embedding, Linear, decoder_inputs, log_softmax
 from fastrnn.nn import softmax_cross_entropy as cross_entropy
@@ -54,9 +54,11 @@ class Translator:
         embedding: width of a character's vector.
         attention: width of the attention's hidden layer.
         seed: of the initial values and of the order of the examples; drawn at random if None.
+        device: "cpu" or "cuda:N", where to compute; all that is random is the same on both.
 
     Raises:
         ValueError, TypeError: naming the argument, what was expected and what came.
+        ImportError, RuntimeError: CuPy or the GPU is missing.
 
     Source: Bahdanau, Cho, Bengio (2015), with the attention after the decoder's step, as in Luong, Pham, Manning
     (2015), so that the decoder runs over all steps in one call.
@@ -64,7 +66,7 @@ class Translator:
 
     def __init__(
         self, sources: str, targets: str, languages: Sequence[str], *, hidden: int = 96, embedding: int = 32,
-        attention: int = 64, seed: int | None = None,
+        attention: int = 64, seed: int | None = None, device: str = "cpu",
     ) -> None:  # fmt: skip
         for name, size in (("hidden", hidden), ("embedding", embedding), ("attention", attention)):
             validation.integer(name, size, 1)
@@ -93,18 +95,20 @@ class Translator:
             attention=self.attention, combine=self.combine, head=self.head,
         )  # fmt: skip
         self.run: Snapshot | None = None  # of the last training run, to resume it
+        self.to(device)
 
     def loss(self, batch: Batch) -> tuple[Any, Callable[[], dict[str, Array]]]:
         """Return the mean cross-entropy of a batch in nats, and the backward pass."""
+        xp = module_of(self.parts.device)
         x, source_backward = self.source.forward(batch.source)
         keys, h_n, encoder_backward = self.encoder.forward(x, lengths=batch.source_lengths)
-        bridge, bridge_backward = self.bridge.forward(np.concatenate([h_n[0], h_n[1]], axis=1))
-        h_0 = np.tanh(bridge)
+        bridge, bridge_backward = self.bridge.forward(xp.concatenate([h_n[0], h_n[1]], axis=1))
+        h_0 = xp.tanh(bridge)
         t, target_backward = self.target.forward(batch.inputs)
         s, _, decoder_backward = self.decoder.forward(t, h_0[None], lengths=batch.target_lengths)
         attended, attention_backward = self.attention.forward(s, keys, batch.source_mask)
-        combined, combine_backward = self.combine.forward(np.concatenate([s, attended.context], axis=2))
-        z = np.tanh(combined)
+        combined, combine_backward = self.combine.forward(xp.concatenate([s, attended.context], axis=2))
+        z = xp.tanh(combined)
         logits, head_backward = self.head.forward(z)
         value, loss_backward = cross_entropy(logits, batch.targets, mask=batch.target_mask)
 
@@ -112,11 +116,11 @@ class Translator:
             head = head_backward(loss_backward())
             combine = combine_backward(head.x * (1 - z * z))
             H = s.shape[2]
-            attention = attention_backward(np.ascontiguousarray(combine.x[:, :, H:]))
+            attention = attention_backward(xp.ascontiguousarray(combine.x[:, :, H:]))
             decoder = decoder_backward(combine.x[:, :, :H] + attention.queries)
             target = target_backward(decoder.x)
             bridge = bridge_backward(decoder.state[0] * (1 - h_0 * h_0))
-            d_h_n = np.stack([bridge.x[:, :H], bridge.x[:, H:]])
+            d_h_n = xp.stack([bridge.x[:, :H], bridge.x[:, H:]])
             encoder = encoder_backward(attention.keys, d_h_n)
             return Parts.gradients(
                 source=source_backward(encoder.x).params, encoder=encoder.params, bridge=bridge.params,
@@ -170,6 +174,7 @@ class Translator:
         data = hashlib.sha256(repr((corpus, forcing, curriculum)).encode()).hexdigest()[:16]
         return fit(self, batch_at, lambda: 1 - self.exact(estimate), schedule, observer, data, resume=resume)
 
+    @on_its_device
     def translate(
         self, texts: Sequence[str], language: str, *, width: int = 1, length_penalty: float = 0.0
     ) -> list[str]:
@@ -195,6 +200,7 @@ class Translator:
         )  # fmt: skip
         return [self._written(hypotheses[0].tokens) for hypotheses in found]
 
+    @on_its_device
     def attend(self, text: str, language: str) -> tuple[str, Array]:
         """Return the greedy translation of a text, and what was attended to while each character was written.
 
@@ -209,7 +215,7 @@ class Translator:
         h, keys, mask = self._encode(ids, lengths)
         inputs = np.concatenate([[self._start(language)], self.targets.encode(translation)])
         s, _ = self.decoder(self.target(inputs[:, None]), h)
-        return translation, self.attention(s, keys, mask).weights[:, :, 0]
+        return translation, to_host(self.attention(s, keys, mask).weights[:, :, 0])
 
     def exact(self, examples: Sequence[Example], width: int = 1) -> float:
         """Return the share of examples that are translated exactly as they should be."""
@@ -220,19 +226,29 @@ class Translator:
             right += sum(a == b.target for a, b in zip(written, these, strict=True))
         return right / len(examples)
 
+    def to(self, device: str) -> Translator:
+        """Move the model to `device`, "cpu" or "cuda:N", where it computes from then on; return it.
+
+        Raises:
+            ValueError: no device's name. ImportError: CuPy is missing. RuntimeError: there is no such GPU.
+        """
+        self.parts.to(device)
+        return self
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model, and its training run if there was one, atomically to a safetensors file."""
         parts.save(path, self)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Translator:
-        """Read a model that `save` wrote.
+    def load(cls, path: str | os.PathLike[str], device: str = "cpu") -> Translator:
+        """Read a model that `save` wrote, wherever it was, onto a device.
 
         Raises:
+            ImportError, RuntimeError: CuPy or the GPU is missing.
             OSError: the file cannot be read.
             ValueError: it is damaged, foreign, or not a translator's.
         """
-        return parts.load(path, cls)
+        return parts.load(path, cls, device)
 
     def _check(self, examples: Sequence[Example]) -> None:
         for source, _, language in examples:
@@ -266,19 +282,21 @@ class Translator:
     def _encode(self, ids: Array, lengths: Array) -> tuple[Array, Array, Array]:
         """The state of `_step`: h [1, B, H], keys [Tk, B, 2H] and their mask [Tk, B]."""
         keys, h_n = self.encoder(self.source(ids), lengths=lengths)
-        h = np.tanh(self.bridge(np.concatenate([h_n[0], h_n[1]], axis=1)))
-        return h[None], keys, np.arange(len(ids))[:, None] < lengths
+        xp = module_of(self.parts.device)
+        h = xp.tanh(self.bridge(xp.concatenate([h_n[0], h_n[1]], axis=1)))
+        return h[None], keys, to_device(np.arange(len(ids))[:, None] < lengths, self.parts.device)
 
     def _step(self, state: tuple[Array, Array, Array], tokens: Array) -> tuple[Array, tuple[Array, Array, Array]]:
         h, keys, mask = state
         s, h = self.decoder(self.target(tokens[None]), h)
         context = self.attention(s, keys, mask).context
-        z = np.tanh(self.combine(np.concatenate([s, context], axis=2)))
+        xp = module_of(self.parts.device)
+        z = xp.tanh(self.combine(xp.concatenate([s, context], axis=2)))
         return log_softmax(self.head(z)[0]), (h, keys, mask)
 
 
 class Batch(NamedTuple):
-    """Examples side by side, padded."""
+    """Examples side by side, padded, on the host."""
 
     source: Array  # [Tk, B] int64
     source_lengths: Array  # [B]

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastrnn import validation
-from fastrnn.arrays import Array
+from fastrnn.arrays import Array, at, brought
 from fastrnn.nn import products
 from fastrnn.nn.layer import Layer, uniform
 
@@ -72,8 +72,9 @@ class AdditiveAttention(Layer):
         Args:
             queries: s [Tq, B, Q], the layer's dtype and device.
             keys: h [Tk, B, K].
-            mask: bool [Tk, B], True where there is a key; all are if None. What stands elsewhere reaches nothing; where
-                a sequence has no key at all, its weights and its context are zero.
+            mask: bool [Tk, B], True where there is a key; all are if None; also of NumPy for a layer on a GPU. What
+                stands elsewhere reaches nothing; where a sequence has no key at all, its weights and its context are
+                zero.
 
         Returns:
             Attended(context [Tq, B, K], weights [Tq, Tk, B]) and
@@ -87,6 +88,16 @@ class AdditiveAttention(Layer):
         validation.beside("keys", keys, (None, queries.shape[1], self.key_size), like=v)
         if mask is not None:
             validation.mask("mask", mask, keys.shape[:2], like=keys)
+            mask = brought(mask, v)
+        with at(v):
+            return self._attended(xp, queries, keys, mask)
+
+    def _attended(
+        self, xp: ModuleType, queries: Array, keys: Array, mask: Array | None
+    ) -> tuple[Attended, Callable[[Array], AttentionGradients]]:
+        """What `forward` returns, of arguments that fit."""
+        v = self._params["v"]
+        if mask is not None:
             keys = xp.where(mask[:, :, None], keys, xp.zeros_like(keys))
         W, U = (self._packed[name].of(self._params[name]) for name in ("W_a", "U_a"))
         h, s = keys.reshape(-1, self.key_size), queries.reshape(-1, self.query_size)
@@ -98,15 +109,16 @@ class AdditiveAttention(Layer):
 
         def backward(d_context: Array) -> AttentionGradients:
             validation.beside("d_context", d_context, (*queries.shape[:2], self.key_size), like=v)
-            d_of_batch = d_context.transpose(1, 0, 2)
-            dw = (d_of_batch @ keys_of_batch.transpose(0, 2, 1)).transpose(1, 2, 0)
-            de = w * (dw - (w * dw).sum(axis=1, keepdims=True))
-            d = (1 - z * z) * v
-            d *= de[..., None]
-            d_h, d_s = d.sum(axis=0).reshape(-1, A), d.sum(axis=1).reshape(-1, A)
-            d_keys = W.dx(d_h).reshape(keys.shape) + (w.transpose(2, 1, 0) @ d_of_batch).transpose(1, 0, 2)
-            params = {"W_a": W.dW(d_h, h), "U_a": U.dW(d_s, s), "v": (de[..., None] * z).sum(axis=(0, 1, 2))}
-            return AttentionGradients(U.dx(d_s).reshape(queries.shape), d_keys, params)
+            with at(v):
+                d_of_batch = d_context.transpose(1, 0, 2)
+                dw = (d_of_batch @ keys_of_batch.transpose(0, 2, 1)).transpose(1, 2, 0)
+                de = w * (dw - (w * dw).sum(axis=1, keepdims=True))
+                d = (1 - z * z) * v
+                d *= de[..., None]
+                d_h, d_s = d.sum(axis=0).reshape(-1, A), d.sum(axis=1).reshape(-1, A)
+                d_keys = W.dx(d_h).reshape(keys.shape) + (w.transpose(2, 1, 0) @ d_of_batch).transpose(1, 0, 2)
+                params = {"W_a": W.dW(d_h, h), "U_a": U.dW(d_s, s), "v": (de[..., None] * z).sum(axis=(0, 1, 2))}
+                return AttentionGradients(U.dx(d_s).reshape(queries.shape), d_keys, params)
 
         return Attended((w.transpose(2, 0, 1) @ keys_of_batch).transpose(1, 0, 2), w), backward
 

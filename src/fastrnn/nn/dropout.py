@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from fastrnn import backends, philox, validation
-from fastrnn.arrays import Array, array_module, describe
+from fastrnn.arrays import Array, array_module, at, describe
 
 
 class Dropout:
@@ -31,6 +31,15 @@ class Dropout:
         self.p = validation.probability("p", p)
         self.seed = secrets.randbits(64) if seed is None else validation.integer("seed", seed, 0, 2**64 - 1)
         self.calls = 0  # training calls so far: the masks' counter, to be kept in a checkpoint
+
+    def to(self, device: str) -> Dropout:
+        """Return the layer: it has no parameters, and its masks, the same on every device, are made where x is.
+
+        Raises:
+            ValueError: no device's name. ImportError: CuPy is missing. RuntimeError: there is no such GPU.
+        """
+        validation.device(device)
+        return self
 
     def __call__(self, x: Array) -> Array:
         """Return x as it is: dropout acts in training calls of `forward` alone."""
@@ -55,13 +64,16 @@ class Dropout:
         validation.dtype_name(x.dtype, "x")
         scale: Array | None = None
         if training and self.p:
-            random_words = backends.module(backends.current()).random_words if xp is np else philox.random_words
-            words = random_words(xp, self.seed, (self.calls, 0, philox.DROPOUT), x.size)
-            scale = philox.keep_scale(xp, words, self.p, x.shape, x.dtype)
+            backend = backends.module(backends.current("cpu" if xp is np else "cuda"))
+            with at(x):
+                words = backend.random_words(xp, self.seed, (self.calls, 0, philox.DROPOUT), x.size)
+                scale = philox.keep_scale(xp, words, self.p, x.shape, x.dtype)
         self.calls += training
 
         def backward(d_output: Array) -> Array:
             validation.beside("d_output", d_output, x.shape, like=x)
-            return d_output if scale is None else d_output * scale
+            with at(x):
+                return d_output if scale is None else d_output * scale
 
-        return x if scale is None else x * scale, backward
+        with at(x):
+            return x if scale is None else x * scale, backward

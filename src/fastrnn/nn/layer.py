@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from fastrnn import validation
-from fastrnn.arrays import Array
+from fastrnn.arrays import Array, brought, copied, to_device
+
+L = TypeVar("L", bound="Layer")
 
 
 class Gradients(NamedTuple):
@@ -27,6 +29,7 @@ class Layer:
 
     def __init__(self, params: Mapping[str, Array]) -> None:
         self._params: dict[str, Array] = dict(params)
+        self.device = "cpu"  # where the parameters are, and the arrays of every call
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -38,11 +41,21 @@ class Layer:
         """Parameters by name, as read-only views."""
         return {name: _read_only(array) for name, array in self._params.items()}
 
+    def to(self: L, device: str) -> L:
+        """Move the parameters to `device`, "cpu" or "cuda:N", where calls run from then on; return the layer.
+
+        Raises:
+            ValueError: no device's name. ImportError: CuPy is missing. RuntimeError: there is no such GPU.
+        """
+        self.device = validation.device(device)
+        self._params = {name: to_device(array, self.device) for name, array in self._params.items()}
+        return self
+
     def update(self, params: Mapping[str, Array]) -> None:
         """Replace the named parameters; nothing changes if any of them does not fit.
 
         Args:
-            params: name -> array of the parameter's shape and dtype, on its device.
+            params: name -> array of the parameter's shape and dtype, on its device or of NumPy.
 
         Raises:
             ValueError: a name that this layer does not have.
@@ -51,12 +64,12 @@ class Layer:
         for name, array in params.items():
             if name not in self._params:
                 raise ValueError(f"params: expected names among {sorted(self._params)}, got {name!r}")
-            validation.beside(name, array, self._params[name].shape, like=self._params[name])
-        self._params.update({name: array.copy() for name, array in params.items()})
+            validation.beside(name, array, self._params[name].shape, like=self._params[name], host=True)
+        self._params |= {name: brought(copied(array), self._params[name]) for name, array in params.items()}
 
     def state_dict(self) -> dict[str, Array]:
         """Return a copy of every parameter by name, in torch's layout."""
-        return {name: array.copy() for name, array in self._params.items()}
+        return {name: copied(array) for name, array in self._params.items()}
 
     def load_state_dict(self, state: Mapping[str, Array]) -> None:
         """Replace all parameters; `state` must hold exactly the names of `state_dict()`.

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fastrnn.arrays import Array
+from fastrnn.arrays import Array, at
 from fastrnn.nn import products
 from fastrnn.nn.layer import Gradients, Layer, uniform
 from fastrnn.validation import beside, dtype_name, integer
@@ -62,17 +62,19 @@ class Linear(Layer):
         weight, bias = self._params["weight"], self._params.get("bias")
         beside("x", x, (self.in_features,), like=weight, lead="..., ")
         rows, product = x.reshape(-1, self.in_features), self._packed.of(weight)
-        y = product.forward(rows)
-        if bias is not None:
-            y += bias
+        with at(weight):
+            y = product.forward(rows)
+            if bias is not None:
+                y += bias
         shape = (*x.shape[:-1], self.out_features)
 
         def backward(d_output: Array) -> Gradients:
             beside("d_output", d_output, shape, like=weight)
-            d = d_output.reshape(-1, self.out_features)
-            params = {"weight": product.dW(d, rows)}
-            if bias is not None:
-                params["bias"] = d.sum(axis=0)
-            return Gradients(product.dx(d).reshape(x.shape), params)
+            with at(weight):
+                d = d_output.reshape(-1, self.out_features)
+                params = {"weight": product.dW(d, rows)}
+                if bias is not None:
+                    params["bias"] = d.sum(axis=0)
+                return Gradients(product.dx(d).reshape(x.shape), params)
 
         return y.reshape(shape), backward

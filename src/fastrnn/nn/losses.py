@@ -6,8 +6,10 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
+import numpy as np
+
 from fastrnn import validation
-from fastrnn.arrays import Array, array_module, describe
+from fastrnn.arrays import Array, array_module, at, brought, describe
 from fastrnn.errors import ShapeError
 from fastrnn.nn.embedding import check_indices
 
@@ -24,7 +26,8 @@ def mse(
         y: any shape, float32 or float64.
         targets: y's shape, dtype and device.
         mask: bool, the leading axes of y ([T, B] for y [T, B, C]); True where an element counts. What stands elsewhere,
-            NaN included, reaches neither the loss nor the gradient.
+            NaN included, reaches neither the loss nor the gradient. On the host also for y on a GPU: which elements
+                count is found there, and for an array of the GPU it has to be waited for.
         reduction: "mean" over what counts, or "sum"; taken in float64.
 
     Returns:
@@ -56,7 +59,8 @@ def softmax_cross_entropy(
     Args:
         logits: [..., C], float32 or float64.
         targets: [...] integers in [0, C), the class of each row; or [..., C], one-hot or other probabilities of the
-            classes, of any numeric or bool dtype, which sum to 1 in each row that counts.
+            classes, of any numeric or bool dtype, which sum to 1 in each row that counts. On the host also for logits
+            on a GPU: they are checked there, and an array of the GPU has to be waited for; so has a mask.
         ignore_index: rows whose class is this integer do not count; it need not be in [0, C).
         mask: bool [...], True where a row counts. What stands elsewhere, NaN included, reaches neither the loss nor
             the gradient.
@@ -74,26 +78,25 @@ def softmax_cross_entropy(
     validation.choice("reduction", reduction, REDUCTIONS)
     if logits.ndim == 0 or logits.size == 0:
         raise ShapeError(f"logits: expected [..., C] with at least one row and one class, got {describe(logits)}")
-    counts: Array | None = None
     if mask is not None:
         validation.mask("mask", mask, logits.shape[:-1], like=logits)
-        counts = mask.reshape(-1)
+    targets, mask = _together(targets, mask)
+    with at(logits):
+        chosen, q, rows = _wanted(logits, targets, None if mask is None else mask.reshape(-1), ignore_index)
+        return _cross_entropy(xp, logits, chosen, q, rows, reduction)
+
+
+def _cross_entropy(
+    xp: ModuleType, logits: Array, chosen: Array | None, q: Array | None, rows: Array | None, reduction: str
+) -> tuple[Any, Callable[..., Array]]:
+    """The loss against the classes `chosen`, or their probabilities q, of the rows that count."""
     p = logits.reshape(-1, logits.shape[-1])
-    if array_module(targets) is xp and targets.shape == logits.shape:
-        if ignore_index is not None:
-            raise ValueError(f"ignore_index: expected None with targets of probabilities, got {ignore_index}")
-        rows, q, chosen = _counted(xp, counts), targets.reshape(p.shape), None
-    else:
-        wanted, counts = _classes(xp, logits, targets, counts, ignore_index)
-        rows = _counted(xp, counts)
-        chosen, q = (wanted if rows is None else wanted[rows]), None
     p = p if rows is None else p[rows]
     number = p.shape[0]
     if number == 0:
         raise ValueError("targets: expected at least one row that counts, got none")
     p = p - p.max(axis=1, keepdims=True)  # a fresh array: from here on in place, it is the largest of the model
     if q is not None:
-        q = _probabilities(xp, q if rows is None else q[rows], p)
         at_target = xp.where(q > 0, p, xp.zeros_like(p))  # a class of no probability may have a logit of -inf
         at_target = (q * at_target).sum(axis=1)
     else:
@@ -106,12 +109,13 @@ def softmax_cross_entropy(
 
     def backward(d_loss: float = 1.0) -> Array:
         scale = float(d_loss) / divisor
-        d: Array = p * p.dtype.type(scale)
-        if q is not None:
-            d -= q * q.dtype.type(scale)
-        else:
-            d[xp.arange(number), chosen] -= scale
-        return _spread(xp, d, rows, logits)
+        with at(logits):
+            d: Array = p * p.dtype.type(scale)
+            if q is not None:
+                d -= q * q.dtype.type(scale)
+            else:
+                d[xp.arange(number), chosen] -= scale
+            return _spread(xp, d, rows, logits)
 
     return loss / divisor, backward
 
@@ -129,8 +133,9 @@ def log_softmax(logits: Array) -> Array:
         TypeError: logits are no array of floats.
     """
     xp = _floats("logits", logits)
-    z: Array = logits - logits.max(axis=-1, keepdims=True)
-    z -= xp.log(xp.exp(z).sum(axis=-1, keepdims=True))
+    with at(logits):
+        z: Array = logits - logits.max(axis=-1, keepdims=True)
+        z -= xp.log(xp.exp(z).sum(axis=-1, keepdims=True))
     return z
 
 
@@ -138,10 +143,18 @@ def _squared(y: Array, targets: Array, mask: Array | None, reduction: str, facto
     xp = _floats("y", y)
     validation.beside("targets", targets, y.shape, like=y)
     validation.choice("reduction", reduction, REDUCTIONS)
-    rows, difference = None, y.reshape(-1)[:0]
     if mask is not None:
         validation.mask("mask", mask, y.shape[: getattr(mask, "ndim", 0)], like=y)
-        rows = xp.flatnonzero(mask)
+    with at(y):
+        return _squared_where(xp, y, targets, mask, reduction, factor)
+
+
+def _squared_where(
+    xp: ModuleType, y: Array, targets: Array, mask: Array | None, reduction: str, factor: float
+) -> tuple[Any, Any]:
+    rows, difference = None, y.reshape(-1)[:0]
+    if mask is not None:
+        rows = brought(_set(mask), y)
         if rows.size and y.size:
             difference = y.reshape(mask.size, -1)[rows] - targets.reshape(mask.size, -1)[rows]
     else:
@@ -151,8 +164,9 @@ def _squared(y: Array, targets: Array, mask: Array | None, reduction: str, facto
     divisor = difference.size if reduction == "mean" else 1
 
     def backward(d_loss: float = 1.0) -> Array:
-        d = difference * y.dtype.type(2 * factor * float(d_loss) / divisor)
-        return _spread(xp, d, rows, y)
+        with at(y):
+            d = difference * y.dtype.type(2 * factor * float(d_loss) / divisor)
+            return _spread(xp, d, rows, y)
 
     return factor * xp.square(difference, dtype=xp.float64).sum() / divisor, backward
 
@@ -165,11 +179,33 @@ def _floats(name: str, value: Array) -> ModuleType:
     return xp
 
 
+def _together(targets: Array, mask: Array | None) -> tuple[Array, Array | None]:
+    """Both on the host, where nothing has to be waited for; but on the device if one of them is there."""
+    if mask is None or array_module(targets) is None:
+        return targets, mask
+    return brought(targets, mask), brought(mask, targets)
+
+
+def _wanted(
+    logits: Array, targets: Array, counts: Array | None, ignore_index: int | None
+) -> tuple[Array | None, Array | None, Array | None]:
+    """The class of each row that counts, or the probabilities of its classes; and which rows count (None: all)."""
+    if array_module(targets) in (np, array_module(logits)) and targets.shape == logits.shape:
+        if ignore_index is not None:
+            raise ValueError(f"ignore_index: expected None with targets of probabilities, got {ignore_index}")
+        rows, q = _counted(counts), targets.reshape(-1, targets.shape[-1])
+        q = _probabilities(q if rows is None else q[rows], logits)
+        return None, brought(q, logits), brought(rows, logits)
+    wanted, counts = _classes(logits, targets, counts, ignore_index)
+    rows = _counted(counts)
+    return brought(wanted if rows is None else wanted[rows], logits), None, brought(rows, logits)
+
+
 def _classes(
-    xp: ModuleType, logits: Array, targets: Array, counts: Array | None, ignore_index: int | None
+    logits: Array, targets: Array, counts: Array | None, ignore_index: int | None
 ) -> tuple[Array, Array | None]:
     """The class of each row, and which rows count (None: all); a row that does not may hold any class."""
-    if array_module(targets) is not xp or targets.dtype.kind not in "iu":
+    if array_module(targets) not in (np, array_module(logits)) or targets.dtype.kind not in "iu":
         check_indices("targets", targets, logits.shape[-1], like=logits)
     if targets.shape != logits.shape[:-1]:
         raise ShapeError(f"targets: expected {list(logits.shape[:-1])} integers, got {describe(targets)}")
@@ -181,7 +217,7 @@ def _classes(
     return wanted, counts
 
 
-def _probabilities(xp: ModuleType, q: Array, like: Array) -> Array:
+def _probabilities(q: Array, like: Array) -> Array:
     if q.dtype.kind not in "biuf":
         raise TypeError(f"targets: expected probabilities of the classes, got {describe(q)}")
     q = q.astype(like.dtype)
@@ -190,9 +226,17 @@ def _probabilities(xp: ModuleType, q: Array, like: Array) -> Array:
     return q
 
 
-def _counted(xp: ModuleType, counts: Array | None) -> Array | None:
+def _counted(counts: Array | None) -> Array | None:
     """Indices of the rows that count; None where all do."""
-    return None if counts is None or bool(counts.all()) else xp.flatnonzero(counts)
+    return None if counts is None or bool(counts.all()) else _set(counts)
+
+
+def _set(mask: Array) -> Array:
+    """Indices of the elements of a mask that are set."""
+    xp = array_module(mask)
+    assert xp is not None, "validated before"
+    indices: Array = xp.flatnonzero(mask)
+    return indices
 
 
 def _spread(xp: ModuleType, d: Array, rows: Array | None, like: Array) -> Array:

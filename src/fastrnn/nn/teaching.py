@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastrnn import validation
-from fastrnn.arrays import Array, array_module
+from fastrnn.arrays import Array, array_module, to_host
 from fastrnn.errors import ShapeError
 from fastrnn.nn.embedding import check_indices
 
@@ -24,7 +24,7 @@ def decoder_inputs(
     constants: run the decoder on them as on any others, and back-propagate through that run.
 
     Args:
-        targets: [T, B] integers.
+        targets: [T, B] integers. On the host also for a model on a GPU, whose choices are then waited for at each step.
         start: [B] integers, of the same type and device.
         ratio: 1 feeds the targets alone and never calls `step`; 0 the model's own choices alone.
         step: `step(state, tokens [B]) -> (log_probs [B, V], state)`, as for `fastrnn.beam_search`.
@@ -56,7 +56,8 @@ def decoder_inputs(
             inputs[t:] = targets[t - 1 : -1]
             break
         log_probs, state = step(state, inputs[t - 1])
-        own = log_probs.argmax(axis=1).astype(targets.dtype)
+        own = log_probs.argmax(axis=1)
+        own = (to_host(own) if xp is np else own).astype(targets.dtype)
         inputs[t] = xp.where(xp.asarray(forced[t]), targets[t - 1], own)
     return inputs  # type: ignore[no-any-return]
 

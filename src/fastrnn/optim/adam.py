@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from fastrnn import validation
-from fastrnn.arrays import Array, describe
+from fastrnn.arrays import Array, at, copied, describe
 from fastrnn.optim.checks import check, module
 
 
@@ -56,41 +56,45 @@ class Adam:
         size, root = self.lr / (1 - beta1**self._t), math.sqrt(1 - beta2**self._t)
         updated = {}
         for name, w in params.items():
-            xp, g = module(w), grads[name]
-            if name not in self._m:
-                self._m[name], self._v[name] = xp.zeros_like(w), xp.zeros_like(w)
-            m, v = self._m[name], self._v[name]
-            d = g * (1 - beta1)
-            m *= beta1
-            m += d
-            xp.multiply(g, g, out=d)
-            d *= 1 - beta2
-            v *= beta2
-            v += d
-            xp.sqrt(v, out=d)
-            d /= root
-            d += self.eps
-            xp.divide(m, d, out=d)
-            d *= -size
-            d += w if not self.weight_decay else w * (1 - self.lr * self.weight_decay)
-            updated[name] = d
+            with at(w):
+                updated[name] = self._updated(name, w, grads[name], size, root)
         return updated
+
+    def _updated(self, name: str, w: Array, g: Array, size: float, root: float) -> Array:
+        xp, (beta1, beta2) = module(w), self.betas
+        if name not in self._m:
+            self._m[name], self._v[name] = xp.zeros_like(w), xp.zeros_like(w)
+        m, v = self._m[name], self._v[name]
+        d = g * (1 - beta1)
+        m *= beta1
+        m += d
+        xp.multiply(g, g, out=d)
+        d *= 1 - beta2
+        v *= beta2
+        v += d
+        xp.sqrt(v, out=d)
+        d /= root
+        d += self.eps
+        xp.divide(m, d, out=d)
+        d *= -size
+        d += w if not self.weight_decay else w * (1 - self.lr * self.weight_decay)
+        return d
 
     def state_dict(self) -> dict[str, Array]:
         """Return copies of `step` (int64 scalar array), `m.<name>` and `v.<name>`, ready for a safetensors file."""
         state: dict[str, Array] = {"step": np.array(self._t, np.int64)}
         for kind, moments in (("m", self._m), ("v", self._v)):
-            state.update({f"{kind}.{name}": array.copy() for name, array in moments.items()})
+            state.update({f"{kind}.{name}": copied(array) for name, array in moments.items()})
         return state
 
     def load_state_dict(self, state: Mapping[str, Array]) -> None:
-        """Take over what `state_dict` returned; lr, betas and eps are not part of it.
+        """Take over what `state_dict` returned, on the device of the parameters; lr, betas and eps are no part of it.
 
         Raises:
             ValueError: the names are not those of a `state_dict`; nothing has changed then.
         """
-        m = {name[2:]: array.copy() for name, array in state.items() if name.startswith("m.")}
-        v = {name[2:]: array.copy() for name, array in state.items() if name.startswith("v.")}
+        m = {name[2:]: copied(array) for name, array in state.items() if name.startswith("m.")}
+        v = {name[2:]: copied(array) for name, array in state.items() if name.startswith("v.")}
         if "step" not in state or m.keys() != v.keys() or len(state) != 1 + 2 * len(m):
             raise ValueError(f"state: expected step, m.<name> and v.<name> in pairs, got {sorted(state)}")
         self._t, self._m, self._v = int(state["step"]), m, v

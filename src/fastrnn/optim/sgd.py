@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from fastrnn import validation
-from fastrnn.arrays import Array
+from fastrnn.arrays import Array, at, copied
 from fastrnn.optim.checks import check
 
 
@@ -48,22 +48,23 @@ class SGD:
         updated = {}
         for name, w in params.items():
             g = grads[name]
-            if self.momentum:
-                m = self._m[name] * self.momentum + g if name in self._m else g.copy()
-                self._m[name], g = m, g + m * self.momentum if self.nesterov else m
-            updated[name] = w - g * self.lr
+            with at(w):
+                if self.momentum:
+                    m = self._m[name] * self.momentum + g if name in self._m else g.copy()
+                    self._m[name], g = m, g + m * self.momentum if self.nesterov else m
+                updated[name] = w - g * self.lr
         return updated
 
     def state_dict(self) -> dict[str, Array]:
         """Return copies of the momentum, `m.<name>`, ready for a safetensors file; empty without momentum."""
-        return {f"m.{name}": array.copy() for name, array in self._m.items()}
+        return {f"m.{name}": copied(array) for name, array in self._m.items()}
 
     def load_state_dict(self, state: Mapping[str, Array]) -> None:
-        """Take over what `state_dict` returned; lr, momentum and nesterov are not part of it.
+        """Take over what `state_dict` returned, on the device of the parameters; the arguments are no part of it.
 
         Raises:
             ValueError: the names are not those of a `state_dict`; nothing has changed then.
         """
         if wrong := [name for name in state if not name.startswith("m.")]:
             raise ValueError(f"state: expected m.<name>, got {wrong}")
-        self._m = {name[2:]: array.copy() for name, array in state.items()}
+        self._m = {name[2:]: copied(array) for name, array in state.items()}
