@@ -128,20 +128,22 @@ def _short(row: Row | None) -> str:
 
 
 def means(record: Record, threads: int) -> str:
-    """Geometric means of the ratios to the best peer, and of the module's time to the layer's, a sentence each."""
+    """Geometric means of the ratios to the best peer, and of the modules' times to the layers', a sentence each."""
+    compared = _means(record, threads, "ratio") or "no peer to compare with"
+    modules = _means(record, threads, "module_ratio")
+    added = f" Time of fastrnn.torch over fastrnn's own: {modules}." if modules else ""
+    return f"Geometric mean of vs best: {compared}.{added}"
+
+
+def _means(record: Record, threads: int, of: str) -> str:
     parts = []
     for mode in ("infer", "train"):
-        total = record.geometric_mean(threads, mode)
+        total = record.geometric_mean(threads, mode, of=of)
         if total is not None:
-            kinds = [(kind, record.geometric_mean(threads, mode, kind)) for kind in _KINDS]
+            kinds = [(kind, record.geometric_mean(threads, mode, kind, of)) for kind in _KINDS]
             split = ", ".join(f"{kind} {value:.2f}" for kind, value in kinds if value is not None)
             parts.append(f"{mode} {total:.2f} ({split})")
-    found = [(mode, record.module_mean(threads, mode)) for mode in ("infer", "train")]
-    modules = ", ".join(f"{mode} {value:.2f}" for mode, value in found if value is not None)
-    return (
-        "Geometric mean of vs best: " + ("; ".join(parts) if parts else "no peer to compare with") + "."
-        + (f" Time of fastrnn.torch's modules over the layers': {modules}." if modules else "")
-    )  # fmt: skip
+    return "; ".join(parts)
 
 
 def absent(record: Record) -> list[str]:

@@ -116,19 +116,17 @@ class Record:
             if entry.status in ("wrong", "failed")
         ]
 
-    def geometric_mean(self, threads: int, mode: str, kind: str | None = None) -> float | None:
-        """Geometric mean of the ratios of a mode, of all kinds of case or of one; None where there is no ratio."""
+    def geometric_mean(self, threads: int, mode: str, kind: str | None = None, of: str = "ratio") -> float | None:
+        """Geometric mean of the ratios of a mode, of all kinds of case or of one; None where there is no ratio.
+
+        of: which property of a row.
+        """
         ratios = [
-            row.ratio
+            getattr(row, of)
             for row in self.rows
             if row.threads == threads and row.case.mode == mode and kind in (None, row.case.kind)
         ]
         return geometric_mean(r for r in ratios if r is not None)
-
-    def module_mean(self, threads: int, mode: str) -> float | None:
-        """Geometric mean of the modules' times over the layers'; None where no module was measured."""
-        rows = [row for row in self.rows if row.threads == threads and row.case.mode == mode]
-        return geometric_mean(row.module_ratio for row in rows if row.module_ratio is not None)
 
 
 def geometric_mean(values: Iterable[float]) -> float | None:
