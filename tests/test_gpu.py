@@ -1,4 +1,4 @@
-"""The kernels on a GPU, where there is one: every option in every dtype against the reference, also replayed."""
+"""What runs on a GPU, where there is one: every option in every dtype against the reference, also replayed; models."""
 
 from dataclasses import replace
 from typing import Any
@@ -18,9 +18,11 @@ from cases import (
     expected,
     make_layer,
 )
-from tolerance import assert_close, assert_same_bits, rounding
+from tolerance import assert_close, assert_same_bits, rounding, trained
 
-from fastrnn import backends, philox, validation
+from fastrnn import backends, models, philox, validation
+from fastrnn.models import autoencode, forecast, tag, translate
+from fastrnn.nn.embedding import scatter_add
 
 
 def missing() -> str:
@@ -174,3 +176,57 @@ def test_random_words_are_those_of_philox(count: int) -> None:
     seed, counter = 0x0123456789ABCDEF, (2**32 + 5, 3, philox.DROPOUT)
     got = backends.module("cuda").random_words(cupy, seed, counter, count)
     assert_same_bits("words", got.get(), philox.random_words(np, seed, counter, count))
+
+
+WORDS = ["abcd", "dc", "bbacd", "a", "cabba"]
+PAIRS = [translate.Example(w, w[::-1], "back") for w in WORDS] + [translate.Example(w, w.upper(), "up") for w in WORDS]
+SENTENCES = [tag.Sentence(list(word), ["B-x", *["O"] * (len(word) - 1)]) for word in WORDS] * 2
+MODELS: dict[str, tuple[Any, Any]] = {
+    "forecast": (
+        lambda **o: models.Forecaster(hidden=16, window=12, horizon=2, **o),
+        lambda model, *a: model.fit(forecast.noisy_sine(90), *a),
+    ),
+    "tag": (
+        lambda **o: models.Tagger.of(SENTENCES, hidden=12, embedding=7, dropout=0.3, **o),
+        lambda model, *a: model.fit(tag.Corpus("toy", SENTENCES, SENTENCES[:2]), *a),
+    ),
+    "translate": (
+        lambda **o: models.Translator("abcd", "abcdABCD", ["back", "up"], hidden=12, embedding=7, **o),
+        lambda model, *a: model.fit(translate.Corpus(PAIRS[2:], PAIRS[:2]), *a),
+    ),
+    "autoencode": (
+        lambda **o: models.Autoencoder("abcd", hidden=12, code=5, **o),
+        lambda model, *a: model.fit(autoencode.Corpus("toy", WORDS[1:], WORDS[:1]), *a),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", list(MODELS))
+def test_a_model_trains_as_on_the_cpu(name: str) -> None:
+    """Every parameter after some steps of Adam; and the same bits again."""
+    make, fit = MODELS[name]
+    schedule = models.Schedule(steps=PASSES + 1, batch=4, lr=0.01, evaluate_every=3)
+    on_cpu, there, again = make(seed=1), make(seed=1, device="cuda:0"), make(seed=1, device="cuda:0")
+    want, got, _ = (fit(model, schedule) for model in (on_cpu, there, again))
+    tolerance = trained("float32", 12 * schedule.steps, 40)
+    assert got.loss == pytest.approx(want.loss, rel=tolerance)
+    repeated = again.parts.on_host()
+    for part, value in there.parts.on_host().items():
+        assert_close(part, value, on_cpu.parts.params[part], tolerance)
+        assert_same_bits(part, repeated[part], value)
+
+
+def test_vectors_that_share_an_index_are_summed_alone() -> None:
+    """No sum over all rows comes into it: NaN and huge values of one index reach no other one."""
+    import cupy
+
+    rng = np.random.default_rng(0)
+    values, index = rng.standard_normal((4099, 33)).astype(np.float32), rng.integers(1, 200, size=4099)
+    values[index == 2], values[index == 3] = np.nan, 1e30
+    got = scatter_add(cupy.asarray(values), cupy.asarray(index), 256).get()
+    for k in range(256):
+        if k == 2:
+            assert np.isnan(got[k]).all()
+        else:
+            want = values[index == k].astype(np.float64).sum(axis=0)
+            assert_close(f"index {k}", got[k], want, rounding("float32", 0, 4099))

@@ -18,6 +18,7 @@ from tolerance import assert_close, assert_same_bits, rounding, trained
 from typer.testing import CliRunner
 
 import fastrnn
+from fastrnn.arrays import to_host
 from fastrnn.commands import app
 from fastrnn.models import (
     Autoencoder,
@@ -81,15 +82,11 @@ SCHEDULE = Schedule(steps=STEPS, batch=3, lr=0.01, evaluate_every=2)
 SETTINGS = Settings(steps=STEPS, batch=2, window=4, lr=0.01)
 
 
-def host(value: Any) -> Any:
-    return value._host if isinstance(value, cupy_standin.ndarray) else value
-
-
 def same(got: Any, want: Any, tolerance: float = rounding("float32", 6, 16)) -> None:
     """Every array, by name."""
     assert list(got) == list(want)
     for name, array in want.items():
-        assert_close(name, host(got[name]), host(array), tolerance)
+        assert_close(name, to_host(got[name]), to_host(array), tolerance)
 
 
 def charlm(device: str) -> CharLM:
@@ -205,8 +202,8 @@ def test_an_optimiser_steps_there_and_goes_on_with_the_other_ones_moments(make: 
     assert cupy_standin.waits == []
     same(v, w)
     back = make()
-    back.load_state_dict({name: host(array) for name, array in there.state_dict().items()})
-    same(back.step({"w": host(v["w"])}, {"w": X}), on_cpu.step(w, {"w": X}))
+    back.load_state_dict({name: to_host(array) for name, array in there.state_dict().items()})
+    same(back.step({"w": to_host(v["w"])}, {"w": X}), on_cpu.step(w, {"w": X}))
 
 
 def test_clipping_waits_once(cupy: ModuleType) -> None:
@@ -302,10 +299,12 @@ def test_what_models_tell_is_the_same_there(cupy: ModuleType) -> None:
         codes = autoencoder.encode(["ab", "b"])
         assert type(codes) is np.ndarray
         text, weights = translator.attend("ab", "up")
+        state, start = translator._encode(*translator._sources(["ab", "b"])), np.full(2, translator.end + 1)
         numbers = {
             "forecast": forecaster.predict(forecast.noisy_sine(12), 3),
             "codes": codes,
             "weights": weights,
+            "log_probs": to_host(translator._step(state, start)[0]),
             "sure": np.array([sure for _, sure in tagger.least_sure(["abc", "ca"])]),
         }
         words = (
@@ -366,9 +365,13 @@ def test_the_gradients_flow_is_the_same_there(cupy: ModuleType) -> None:
 # The commands
 
 
-def done(*arguments: Any) -> str:
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+def done(*arguments: Any, device: str) -> str:
+    """What a command tells, which computes on the device that it was given, and there alone."""
+    cupy_standin.launches.clear()
+    cupy_standin.replays.clear()
+    result = CliRunner().invoke(app, [*map(str, arguments), "--device", device])
     assert result.exit_code == 0, result.output
+    assert bool(cupy_standin.launches or cupy_standin.replays) == (device == GPU)
     return str(result.stdout)
 
 
@@ -391,9 +394,9 @@ def test_a_command_runs_there(name: str, cupy: ModuleType, tmp_path: Path, monke
     options, use = COMMANDS[name]
     told = {}
     for device in ("cpu", GPU):
-        train = [name, "train", *options, "--steps", "2", "--batch", "2", "--out", "m", "--device", device]
-        told[device] = json.loads(done(*train, "--json")), done(name, *use, "--device", device)
-        done(name, "train", *options[:2], "--resume", "--steps", "3", "--out", "m", "--device", device)
+        train = [name, "train", *options, "--steps", "2", "--batch", "2", "--out", "m"]
+        told[device] = json.loads(done(*train, "--json", device=device)), done(name, *use, device=device)
+        done(name, "train", *options[:2], "--resume", "--steps", "3", "--out", "m", device=device)
     assert told[GPU][0]["loss"] == pytest.approx(told["cpu"][0]["loss"], rel=rounding("float32", 12, 16))
     if name != "forecast":  # which prints numbers
         assert told[GPU][1] == told["cpu"][1]
@@ -406,12 +409,20 @@ def test_the_other_commands_run_there(cupy: ModuleType, tmp_path: Path, monkeypa
     for device in ("cpu", GPU):
         small = ["--hidden", "3", "--embedding", "2", "--steps", "2", "--batch", "2", "--window", "3"]
         monkeypatch.setattr("fastrnn.commands.charlm.SAMPLE_LENGTH", 3)
-        train = done("charlm", "train", "--text", "text", *small, "--out", "m", "--device", device, "--json")
-        sample = done("charlm", "sample", "m", "--start", "a", "--length", "3", "--seed", "1", "--device", device)
+        train = done("charlm", "train", "--text", "text", *small, "--out", "m", "--json", device=device)
+        sample = done("charlm", "sample", "m", "--start", "a", "--length", "3", "--seed", "1", device=device)
         options = ["--steps", "3", "--hidden", "3", "--batch", "2", "--layers", "2", "--json"]
-        told[device] = json.loads(train), sample, json.loads(done("gradflow", *options, "--device", device))
+        told[device] = json.loads(train), sample, json.loads(done("gradflow", *options, device=device))
     for key in ("train_bits", "held_out_bits"):
         assert told[GPU][0][key] == pytest.approx(told["cpu"][0][key], rel=rounding("float32", 12, 16))
     assert told[GPU][1] == told["cpu"][1]
     for cell, norms in told["cpu"][2]["cells"].items():
         assert told[GPU][2]["cells"][cell] == pytest.approx(norms, rel=rounding("float64", 3, 3))
+
+
+def test_a_command_refuses_a_gpu_that_there_is_not_in_one_line(cupy: ModuleType) -> None:
+    for arguments in (["gradflow"], ["charlm", "sample", "none"], ["tag", "train"]):
+        result = CliRunner().invoke(app, [*arguments, "--device", "cuda:1"])
+        assert result.exit_code == 2
+        wanted = "error: device: 'cuda:1' needs a GPU of that number, and CuPy finds 1"
+        assert result.stderr.splitlines() == [wanted]

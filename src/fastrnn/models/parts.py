@@ -15,9 +15,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def on_its_device(
-    method: Callable[Concatenate[Any, P], R],
-) -> Callable[Concatenate[Any, P], R]:
+def on_its_device(method: Callable[Concatenate[Any, P], R]) -> Callable[Concatenate[Any, P], R]:
     """Make the device of a model the current one while a method runs: between its layers CuPy allocates there too."""
 
     @functools.wraps(method)

@@ -27,7 +27,7 @@ def mse(
         targets: y's shape, dtype and device.
         mask: bool, the leading axes of y ([T, B] for y [T, B, C]); True where an element counts. What stands elsewhere,
             NaN included, reaches neither the loss nor the gradient. On the host also for y on a GPU: which elements
-                count is found there, and for an array of the GPU it has to be waited for.
+            count is found there, and for an array of the GPU it has to be waited for.
         reduction: "mean" over what counts, or "sum"; taken in float64.
 
     Returns:
