@@ -20,7 +20,6 @@ CHUNK_ROWS = 256  # rows (t, b) of one input product: enough to use each panel o
 THREAD_FLOPS = 4e6  # a thread that is woken for less than this costs more than it brings (about 40 us of work)
 PART_BYTES = 2**16  # of recurrent weights that a thread reads each step: for less, meeting costs more than it brings
 SHARED_BYTES = 2**26  # of a whole call, about 0.8 ms: for less, the others come too late
-
 MOST_STATES = 2**26  # bytes of states at every step, of which a pass that saves nothing else keeps two
 
 _NO_FLAGS = np.empty(0, np.bool_)

@@ -78,9 +78,8 @@ class Packed:
         self.cell, self.weights, self.dtype = cell, weights, weights.ih.dtype
         microkernel.ready(numba.from_dtype(self.dtype))  # kernels from the cache link to it
         self.nothing = np.empty(0, self.dtype)  # stands for what a pass does not have
-        self.places: dict[
-            Hashable, Place | Shared
-        ] = {}  # memory of passes that have ended, for the next ones like them
+        # Memory of passes that have ended, for the next ones like them.
+        self.places: dict[Hashable, Place | Shared] = {}
         self.normalised = weights.norm_ih is not None
         self.loop = build.load("loop", cell, self.normalised)
         self.rendering: Rendering = self.loop.CELL
