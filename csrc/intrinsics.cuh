@@ -1,6 +1,6 @@
 // Everything that differs between a GPU and the host compiler that runs the same kernels in the tests (csrc/host/): the
-// 16-bit conversions, a store of 16 bytes at once, a block's shared memory, and `touch`, which tells the host's checker
-// of every access. Nothing else in csrc/ may ask where it runs. No header of the CUDA toolkit is needed, so NVRTC compiles the kernels with no include path.
+// 16-bit conversions, a store of 16 bytes at once, the tensor cores' product, a block's shared memory, and `touch`, which
+// tells the host's checker of every access. Nothing else in csrc/ may ask where it runs. No header of the CUDA toolkit is needed, so NVRTC compiles the kernels with no include path.
 #pragma once
 
 using int64 = long long;
@@ -19,6 +19,26 @@ inline void narrow(float x, BFloat16& out) { out.bits = host::to_bfloat16(x); }
 inline void write_16(float* p, const float* v) { for (int k = 0; k < 4; ++k) p[k] = v[k]; }
 inline void write_16(double* p, const double* v) { for (int k = 0; k < 2; ++k) p[k] = v[k]; }
 template <class S> void write_16(S* p, const S* v) { for (int k = 0; k < 8; ++k) p[k] = v[k]; }  // Half, BFloat16
+// Which lane holds what of the matrices is PTX's: Warp-level matrix instructions, fragments for mma.m16n8k16.
+template <class H> float mma_element(unsigned word, int k) {
+  H element;
+  element.bits = static_cast<unsigned short>(word >> k % 2 * 16);
+  return widen(element);
+}
+template <class H> void mma(float (&sums)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
+  const int lane = host::lane();
+  const unsigned* mine[2] = {a, b};
+  *reinterpret_cast<const unsigned***>(host::warp_slot(lane)) = mine;
+  host::wait(host::warp);
+  const auto held = [](int by, int which, int word) { return (*reinterpret_cast<const unsigned***>(host::warp_slot(by)))[which][word]; };
+  for (int n = 0; n < 4; ++n) {
+    const int row = lane / 4 + n / 2 * 8, column = lane % 4 * 2 + n % 2;
+    for (int k = 0; k < 16; ++k)
+      sums[n] += mma_element<H>(held(row % 8 * 4 + k % 8 / 2, 0, row / 8 + k / 8 * 2), k) *
+                 mma_element<H>(held(column * 4 + k % 8 / 2, 1, k / 8), k);
+  }
+  host::wait(host::warp);
+}
 inline void* shared_memory() { return host::shared_memory(); }
 inline void touch(const void* p, int bytes, bool write) { host::touch(p, bytes, write); }
 
@@ -51,6 +71,18 @@ template <class S> __device__ __forceinline__ void write_16(S* p, const S* v) { 
   asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};"
                : : "l"(__cvta_generic_to_global(p)), "r"(words[0]), "r"(words[1]), "r"(words[2]), "r"(words[3]) : "memory");
 }
+// sums [16, 8] += a [16, 16] b [16, 8] by the warp together, the sums in float32; from sm_80 on.
+template <class H> __device__ __forceinline__ void mma(float (&sums)[4], const unsigned (&a)[4], const unsigned (&b)[2]);
+#define FASTRNN_MMA(H, type)                                                                                              \
+  template <> __device__ __forceinline__ void mma<H>(float (&sums)[4], const unsigned (&a)[4], const unsigned (&b)[2]) { \
+    asm("mma.sync.aligned.m16n8k16.row.col.f32." type "." type ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "     \
+        "{%0, %1, %2, %3};"                                                                                              \
+        : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])                                                     \
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));                                             \
+  }
+FASTRNN_MMA(Half, "f16")
+FASTRNN_MMA(BFloat16, "bf16")
+#undef FASTRNN_MMA
 // What the launch asked for.
 __device__ __forceinline__ void* shared_memory() {
   extern __shared__ double shared_words[];

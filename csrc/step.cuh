@@ -1,6 +1,6 @@
 // One time step of any cell, forward and backward; the matrix products are done outside, by cuBLAS.
 //
-// Before this file stand six lines that make it one variant: `using Cell = Lstm; using S = float;` (the type of the
+// Before this file stand seven lines that make it one variant: `using Cell = Lstm; using S = float;` (the type of the
 // arrays), `constexpr int W = 4;` (elements a thread moves at once) and `constexpr bool options = false;` (whether it
 // knows a diagonal U, recurrent dropout and zoneout, each of which is then absent where its pointers are null; without,
 // their code is gone), `constexpr bool normalised = false;` (layer normalisation, below), with its `constexpr double
@@ -33,9 +33,7 @@
 // Bytes moved are given per element (b, u) as multiples of s = sizeof(S) and a = sizeof(A), without lengths and flags,
 // and without what is the same in every row: biases, p, a diagonal U, rates.
 #pragma once
-#include "memory.cuh"
-
-using A = Registers<S>::type;
+#include "loop.cuh"
 
 // Not unrolled: a launch gives most threads one turn, and four copies of the body only cost compile time.
 #define FOR_EACH_ROW(b, rows)                                                                        \
@@ -44,23 +42,11 @@ using A = Registers<S>::type;
 #define FOR_EACH_UNIT(u, units)                                                                      \
   _Pragma("unroll 1") for (int64 u = W * (blockIdx.x * static_cast<int64>(blockDim.x) + threadIdx.x); u < (units); \
                            u += W * static_cast<int64>(gridDim.x) * blockDim.x)
-static_assert(!(Cell::gated && Cell::separate), "the last gate of a gated cell has no ah of its own");
 static_assert(!dense || !(Cell::gated || Cell::separate || Cell::parameters), "its first launch would write more");
-
-#define KERNEL extern "C" __global__ void __launch_bounds__(256, 1)
-
-__device__ __forceinline__ bool exists(const int64* lengths, int64 b, int64 t) { return !lengths || t < fetch(lengths + b); }
-__device__ __forceinline__ bool is_set(const bool* flags, int64 b) { return flags && fetch(flags + b); }
-
-constexpr int inner = Cell::gated ? Cell::gates - 1 : Cell::gates;  // gates of the first product
 
 // Where gate g of row b begins in ah or dah.
 template <class T> __device__ __forceinline__ T* gate_of(T* ah, T* ah_last, int64 b, int g, int64 H) {
   return Cell::gated && g == inner ? ah_last + b * H : ah + (b * inner + g) * H;
-}
-
-template <int N> __device__ __forceinline__ void fill(A (&values)[N], A value) {
-  for (int k = 0; k < N; ++k) values[k] = value;
 }
 
 #include "normalise.cuh"

@@ -54,10 +54,11 @@ def cupy(pytestconfig: pytest.Config) -> Iterator[ModuleType]:
         pytest.skip(reason)
     compiler = host_kernels.Compiler(pytestconfig.cache.mkdir("fastrnn_host_kernels"))
     with cupy_standin.installed(compiler) as cupy:
-        from fastrnn.cuda import source
+        from fastrnn.cuda import choice, source
 
         compiler.build([source.assemble(variant) for variant in source.variants()] + [source.masks()])
-        yield cupy
+        with choice.forced("step"):  # which serves everything; test_cuda_block.py is for the other
+            yield cupy
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import host_kernels
 import numpy as np
@@ -346,12 +346,16 @@ def _multiply(a: np.ndarray, b: np.ndarray, out: np.ndarray, workspace: np.ndarr
 class RawKernel:
     """A kernel of a RawModule."""
 
+    max_dynamic_shared_size_bytes = 48 << 10
+
     def __init__(self, kernel: host_kernels.Kernel) -> None:
         self._kernel = kernel
 
     def __call__(
         self, grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...], *, shared_mem: int = 0
     ) -> None:
+        assert shared_mem <= self.max_dynamic_shared_size_bytes, "more shared memory than the kernel was said to need"
+        assert shared_mem <= Device.attributes["MaxSharedMemoryPerBlockOptin"], "more shared memory than a block may have"
         launches.append(self._kernel.name)
         arrays = [arg._host if isinstance(arg, ndarray) else arg for arg in args]
         written = [3 + k for k, parameter in enumerate(self._kernel.parameters) if parameter[0] == "*"]
@@ -495,6 +499,10 @@ class Device:
     """The only device; a context manager."""
 
     compute_capability = "90"
+    attributes: ClassVar = {  # of an H100
+        "MultiProcessorCount": 132, "ClockRate": 1755000, "MaxSharedMemoryPerBlockOptin": 227 << 10,
+        "MaxRegistersPerMultiprocessor": 65536,
+    }  # fmt: skip
     cublas_handle = 1
     mem_info = 70 << 30, 80 << 30  # free, all
 

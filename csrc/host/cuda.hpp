@@ -4,11 +4,12 @@
 
 #ifdef FASTRNN_HOST
 // CUDA's functions that the kernels use. <math.h>, which the scheduler has, takes longer to compile than a kernel.
-extern "C" float expf(float) noexcept, tanhf(float) noexcept, sqrtf(float) noexcept;
+extern "C" float expf(float) noexcept, tanhf(float) noexcept, sqrtf(float) noexcept, fmaf(float, float, float) noexcept;
 extern "C" double exp(double) noexcept, tanh(double) noexcept, sqrt(double) noexcept;
 inline float exp(float x) { return expf(x); }
 inline float tanh(float x) { return tanhf(x); }
 inline float sqrt(float x) { return sqrtf(x); }
+inline float fma(float a, float b, float c) { return fmaf(a, b, c); }
 #endif
 
 #define __global__
@@ -36,7 +37,8 @@ void wait_for_cluster();
 unsigned cluster_rank();     // the block's number in its cluster
 void* shared_memory();       // the block's, NaN bytes at first
 void* shared_memory_of(unsigned rank, const void* own);  // where another block of the cluster has what is here `own`
-double* warp_slot(int lane);  // 8 bytes each, for shuffles
+double* warp_slot(int lane);  // 8 bytes each, for what lanes exchange
+int lane();                   // the thread's, in its warp
 void touch(const void* p, int bytes, bool write, bool atomic = false);  // fails outside every array, and on a race
 
 // The 16-bit types: their bits as float, and a float to the nearest of them, ties to even.
@@ -93,16 +95,15 @@ template <class T> T* map_shared_rank(T* own, unsigned rank) { return static_cas
 
 // All living lanes of the warp take part, as with a full mask.
 template <class T> T shuffle(T value, int from) {
-  const int lane = threadIdx.x % 32;
-  *reinterpret_cast<T*>(host::warp_slot(lane)) = value;
+  *reinterpret_cast<T*>(host::warp_slot(host::lane())) = value;
   host::wait(host::warp);
   if (from >= 0 && from < 32) value = *reinterpret_cast<T*>(host::warp_slot(from));
   host::wait(host::warp);
   return value;
 }
 template <class T> T __shfl_sync(unsigned, T value, int lane) { return shuffle(value, lane); }
-template <class T> T __shfl_xor_sync(unsigned, T value, int bits) { return shuffle(value, (threadIdx.x % 32) ^ bits); }
-template <class T> T __shfl_down_sync(unsigned, T value, int by) { return shuffle(value, threadIdx.x % 32 + by); }
+template <class T> T __shfl_xor_sync(unsigned, T value, int bits) { return shuffle(value, host::lane() ^ bits); }
+template <class T> T __shfl_down_sync(unsigned, T value, int by) { return shuffle(value, host::lane() + by); }
 
 template <class T> T atomicAdd(T* p, T value) {
   host::touch(p, sizeof(T), true, true);

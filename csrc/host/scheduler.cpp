@@ -311,6 +311,8 @@ double* warp_slot(int lane) {
   return &launch->slots[current->flat_block * launch->warps_per_block + in_block][lane];
 }
 
+int lane() { return flat(current->index, block_dim) % 32; }
+
 void touch(const void* p, int bytes, bool write, bool atomic) {
   const auto first = reinterpret_cast<uintptr_t>(p), last = first + bytes;
   auto after = std::upper_bound(launch->arrays.begin(), launch->arrays.end(), first,

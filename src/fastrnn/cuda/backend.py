@@ -12,10 +12,20 @@ import numpy as np
 
 from fastrnn.arrays import Array, zeroed
 from fastrnn.cells import Cell
-from fastrnn.cuda import kernels, places
+from fastrnn.cuda import choice, kernels, places
 from fastrnn.cuda.backward import recur_backward
 from fastrnn.cuda.describe import describe
-from fastrnn.cuda.forward import Saved, States, allocate, forward_steps, input_product, scratch, set_initial
+from fastrnn.cuda.forward import (
+    Saved,
+    States,
+    allocate,
+    forward_steps,
+    input_product,
+    scratch,
+    set_initial,
+    shape_of,
+)
+from fastrnn.cuda.onchip import forward_loop
 from fastrnn.cuda.packed import Packed, pack
 from fastrnn.cuda.products import using, workspace
 from fastrnn.cuda.stepper import Stepper
@@ -28,15 +38,19 @@ __all__ = ["cells", "describe", "pack", "random_words", "recur_backward", "recur
 def recur_forward(cell: Cell, packed: Packed, run: Run, save: bool) -> Final:
     """Run the recurrence; see fastrnn.recurrence."""
     steps, batch = run.x.shape[:2]
-    taken = places.take(cell, packed, run, save)
+    on_chip = choice.choose(cell, shape_of(packed, run, save)).variant
+    taken = places.take(cell, packed, run, save) if on_chip is None else None
     if taken is None:
         states = allocate(cell, packed, run, save)
         into = scratch(packed, steps, batch, states.norm)
         set_initial(run, states)
         input_product(packed, run.x, into)
-        with using(workspace()):
-            forward_steps(cell, packed, run, states, into)
-        return Final(*_end(run, states), Saved(states, None) if save else None)
+        if on_chip is not None:
+            forward_loop(on_chip, packed, run, states, into, save)
+        else:
+            with using(workspace()):
+                forward_steps(cell, packed, run, states, into)
+        return Final(*_end(run, states), Saved(states, None, on_chip) if save else None)
     key, place = taken
     set_initial(run, place.states)
     input_product(packed, run.x, place.scratch)

@@ -10,6 +10,7 @@ from fastrnn.arrays import Array, computed_in, zeroed
 from fastrnn.cells import Cell
 from fastrnn.cuda import kernels
 from fastrnn.cuda.forward import Products, Saved, States, has_options, rows, shares, step
+from fastrnn.cuda.onchip import backward_loop
 from fastrnn.cuda.packed import Packed
 from fastrnn.cuda.products import matmul, multiply, using, workspace
 from fastrnn.recurrence import Columns, Given, Initial, Run, Weights
@@ -100,8 +101,11 @@ def recur_backward(
     steps, batch = run.x.shape[:2]
     memory = allocate(cell, packed, steps, batch, _over_time(given.y), _over_time(given.cells))
     memory.take(given._replace(y=None, cells=None))
-    with using(workspace()):
-        backward_steps(cell, packed, run, saved.states, memory)
+    if saved.on_chip is not None:
+        backward_loop(saved.on_chip, packed, run, saved.states, memory)
+    else:
+        with using(workspace()):
+            backward_steps(cell, packed, run, saved.states, memory)
     return _finish(cell, packed, run, saved.states, memory, dx, accumulate)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fastrnn.cells import Cell
-from fastrnn.cuda import places
+from fastrnn.cuda import choice, places
 from fastrnn.cuda.refusal import refuse
 from fastrnn.recurrence import Loop, Shape
 
@@ -11,6 +11,9 @@ from fastrnn.recurrence import Loop, Shape
 def describe(cell: Cell, shape: Shape) -> Loop:
     """How one layer would run; see fastrnn.recurrence."""
     refuse(cell, shape.layer_norm, shape.dense > 0)
+    plans, taken = choice.explain(cell, shape), choice.choose(cell, shape)
+    if taken.variant is not None:
+        return _on_chip(cell, shape, taken, plans)
     gated = cell.gated is not None
     dense = shape.dense > 0
     products = (0 if shape.diagonal else 1 + gated + (shape.projected > 0)) + 2 * dense
@@ -31,7 +34,20 @@ def describe(cell: Cell, shape: Shape) -> Loop:
         after += ["dV"] * dense
         stages.append(f"backward: the same turned round{loop}, then {', '.join(after)} and dx by cuBLAS over all steps")
     kernel = f"step.cuh for `{cell.name}`" + (", normalised" if shape.layer_norm else "")
-    return Loop(kernel, False, 1, "the step plan, which serves every shape", tuple(stages))
+    return Loop(kernel, False, 1, "the step plan, which serves every shape", (*stages, *plans))
+
+
+def _on_chip(cell: Cell, shape: Shape, taken: choice.Candidate, plans: list[str]) -> Loop:
+    """The stages of the plan `block`."""
+    product = "the tensor cores" if shape.itemsize == 2 else "fused multiply-adds"
+    stages = [
+        "input product of all steps by cuBLAS",
+        f"all steps in one launch: {taken.reason}, products by {product}",
+    ]
+    if shape.train:
+        stages.append("backward: the same turned round, then dW, dU and dx by cuBLAS over all steps")
+    why = "the block plan: the recurrent weights stay on the chip, and no step waits for another block"
+    return Loop(f"block.cuh for `{cell.name}`", True, 1, why, (*stages, *plans))
 
 
 def _graphs(cell: Cell, shape: Shape) -> str:

@@ -13,7 +13,8 @@ from fastrnn.cells import Cell
 from fastrnn.cuda import kernels
 from fastrnn.cuda.packed import Packed
 from fastrnn.cuda.products import multiply
-from fastrnn.recurrence import Run
+from fastrnn.cuda.source import OnChip
+from fastrnn.recurrence import Run, Shape
 
 if TYPE_CHECKING:
     from fastrnn.cuda.places import Place
@@ -58,6 +59,7 @@ class Saved:
 
     states: States
     place: Place | None  # whose memory the states are, in a pass that was replayed
+    on_chip: OnChip | None = None  # the layout of the plan `block`, in a pass that it ran
 
 
 class Scratch(NamedTuple):
@@ -81,6 +83,16 @@ def rows(a: Array) -> Array:
 def has_options(packed: Packed, run: Run) -> bool:
     """Whether a pass needs the kernels that know a diagonal U, dense peepholes, recurrent dropout and zoneout."""
     return any(option is not None for option in (packed.diagonal, packed.ch, run.keep, run.zone))
+
+
+def shape_of(packed: Packed, run: Run, save: bool) -> Shape:
+    """What decides how a pass runs and what memory it needs; `train` stands for all that is kept for a backward pass."""
+    steps, batch, inputs = map(int, run.x.shape)
+    return Shape(
+        steps, batch, steps * batch, steps, inputs, packed.hidden, 0 if packed.hr is None else packed.output,
+        packed.dtype, save, packed.diagonal is not None, packed.gains is not None,
+        0 if packed.ch is None else len(packed.ch) // packed.hidden, run.zone is not None, run.keep is not None,
+    )  # fmt: skip
 
 
 def step(array: Array | None, t: int) -> Array | None:

@@ -14,10 +14,10 @@ import numpy as np
 from fastrnn.arrays import Array
 from fastrnn.cells import Cell
 from fastrnn.cuda import source
-from fastrnn.cuda.source import Variant
+from fastrnn.cuda.source import OnChip, Variant
 
 THREADS = 128  # of a block: few enough that B = 1, H = 1024 still spreads over 8 blocks. Not yet measured.
-ROW_THREADS = 256  # of a block that sums over a row; the launch bound of the kernels. Not yet measured.
+ROW_THREADS = source.STEP_THREADS  # of a block that sums over a row. Not yet measured.
 GRID_ROWS = 65535  # the limit of a grid's second dimension; kernels stride over the rest
 WIDE_ELEMENTS = 1 << 18  # from this many on, whole vectors: 2048 threads on each of 132 processors. Not yet measured.
 SUMS_BYTES = 2 * ROW_THREADS // 32 * 8  # shared memory for two sums of each warp, in float64 if need be
@@ -87,6 +87,40 @@ def _load(variant: Variant, device: int) -> Kernels:
         return Kernels(cupy.RawModule(path=str(ahead)), variant.width, variant.normalised)
     module = cupy.RawModule(code=source.assemble(variant), options=source.OPTIONS)
     return Kernels(module, variant.width, variant.normalised)
+
+
+class OnChipKernels:
+    """The kernels of one layout of the plan `block` on the current device."""
+
+    def __init__(self, module: Any, variant: OnChip) -> None:
+        self._variant, self._module = variant, module
+        self._functions = {}
+        for name, needed in (("block_forward", variant.forward_bytes), ("block_backward", variant.backward_bytes)):
+            function = module.get_function(name)
+            function.max_dynamic_shared_size_bytes = needed
+            self._functions[name] = function, needed
+
+    def launch(self, name: str, rows: int, *args: Any) -> None:
+        """Run a kernel on all rows; None is a null pointer, an int is 64 bits wide."""
+        function, needed = self._functions[name]
+        grid = (-(-rows // self._variant.rows),)
+        function(grid, (self._variant.threads,), tuple(map(_argument, args)), shared_mem=needed)
+
+    def packed(self, name: str, weights: Array) -> Array:
+        """Run the kernel that brings the recurrent weights into the order in which the threads load them."""
+        variant = self._variant
+        vectors = variant.forward_vectors if name == "block_pack_forward" else variant.backward_vectors
+        out: Array = cupy.empty(vectors * variant.threads * source.VECTOR_BYTES // weights.itemsize, weights.dtype)
+        hidden = weights.shape[1]
+        self._module.get_function(name)((vectors,), (variant.threads,), tuple(map(_argument, (weights, out, hidden))))
+        return out
+
+
+@cache
+def load_on_chip(variant: OnChip, device: int) -> OnChipKernels:
+    """Return the kernels of one layout on a device, which is the current one."""
+    module = cupy.RawModule(code=source.assemble_on_chip(variant), options=source.OPTIONS)
+    return OnChipKernels(module, variant)
 
 
 @cache

@@ -14,7 +14,7 @@ from fastrnn.arrays import Array
 from fastrnn.cells import Cell
 from fastrnn.cuda.backward import Backward, backward_steps
 from fastrnn.cuda.backward import allocate as allocate_backward
-from fastrnn.cuda.forward import Saved, allocate, forward_steps, scratch
+from fastrnn.cuda.forward import Saved, allocate, forward_steps, scratch, shape_of
 from fastrnn.cuda.graphs import Replayed
 from fastrnn.cuda.packed import Packed
 from fastrnn.cuda.products import workspace, workspace_bytes
@@ -34,7 +34,7 @@ class Place:
 
     def __init__(self, cell: Cell, packed: Packed, run: Run, save: bool) -> None:
         steps, batch = run.x.shape[:2]
-        self.bytes, self.device = needed(cell, _shape(packed, run, save)), xp.cuda.Device().id
+        self.bytes, self.device = needed(cell, shape_of(packed, run, save)), xp.cuda.Device().id
         self._cell, self.packed, self._copied = cell, packed.copy(), packed.looped
         self.states = states = allocate(cell, packed, run, save)
         self.scratch = scratch(packed, steps, batch, states.norm)
@@ -101,7 +101,7 @@ _lock = Lock()
 def take(cell: Cell, packed: Packed, run: Run, save: bool) -> tuple[Hashable, Place] | None:
     """Return a place of the right shape; None for the first pass of a shape, and where nothing is to be replayed."""
     steps, batch = run.x.shape[:2]
-    if batch == 0 or why_not(cell, _shape(packed, run, save)):
+    if batch == 0 or why_not(cell, shape_of(packed, run, save)):
         return None
     device = xp.cuda.Device().id
     key = (
@@ -162,16 +162,6 @@ def _put_away(device: int) -> None:
 def _looped(run: Run) -> tuple[Array | None, ...]:
     """What the loops read of a run besides the input and the state, and a place holds copies of."""
     return run.lengths, run.clear, run.keep, *(run.zone or (None, None))
-
-
-def _shape(packed: Packed, run: Run, save: bool) -> Shape:
-    """What a pass needs memory for; `train` stands for all that is kept for a backward pass."""
-    steps, batch, inputs = map(int, run.x.shape)
-    return Shape(
-        steps, batch, steps * batch, steps, inputs, packed.hidden, 0 if packed.hr is None else packed.output,
-        packed.dtype, save, packed.diagonal is not None, packed.gains is not None,
-        0 if packed.ch is None else len(packed.ch) // packed.hidden, run.zone is not None, run.keep is not None,
-    )  # fmt: skip
 
 
 def why_not(cell: Cell, shape: Shape) -> str:

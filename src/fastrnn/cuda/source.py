@@ -17,6 +17,7 @@ SCALARS = {"float32": "float", "float64": "double", "float16": "Half", "bfloat16
 VECTOR_BYTES = 16  # one load or store instruction moves at most this much
 OPTIONS = ("--std=c++17", "--fmad=false")  # a product and a sum are rounded each: one result, however it is compiled
 AHEAD = (*OPTIONS, "-ftz=true")  # for nvcc; CuPy adds the last by itself
+STEP_THREADS = 256  # of a block of the step plan, at most
 FIRST_BFLOAT16 = 80  # compute capability, times ten, of the first chip that multiplies bfloat16
 
 
@@ -36,6 +37,33 @@ class Variant(NamedTuple):
     def __str__(self) -> str:
         kind = "_normalised" if self.normalised else "_options" * self.options
         return f"{self.cell}_{self.dtype}_w{self.width}{kind}"
+
+
+class OnChip(NamedTuple):
+    """One compiled module of the plan `block`: how a layer lies on a chip, see fastrnn.cuda.fit and csrc/block.cuh.
+
+    forward to backward_last: how much of the weights of each pass and product is in registers, in its own unit.
+    vectors: of a thread's weights. bytes: of shared memory.
+    """
+
+    cell: str
+    dtype: str
+    units: int
+    rows: int
+    slices: int
+    threads: int
+    options: bool
+    forward: int
+    forward_last: int
+    backward: int
+    backward_last: int
+    forward_bytes: int
+    backward_bytes: int
+    forward_vectors: int
+    backward_vectors: int
+
+    def __str__(self) -> str:
+        return f"{self.cell}_{self.dtype}_block{self.units}x{self.rows}{'_options' * self.options}"
 
 
 def item_bytes(dtype: str) -> int:
@@ -108,25 +136,49 @@ def expand(name: str, seen: set[Path] | None = None) -> str:
 @cache
 def assemble(variant: Variant) -> str:
     """Return the source of all kernels of a variant."""
-    cell = CELLS[variant.cell]
-    given, struct = cell.rendering("cuda")
-    seen: set[Path] = set()
+    cell, seen = CELLS[variant.cell], set[Path]()
     parts = [
-        expand("memory.cuh", seen),
-        expand("cells/cell.cuh", seen),
-        expand(f"cells/{given}", seen) if given.endswith(".cuh") else given,
-        f"using Cell = {struct};",
-        f"using S = {SCALARS[variant.dtype]};",
+        *_cell(cell, variant.dtype, seen),
+        f"constexpr int THREADS = {STEP_THREADS};",
         f"constexpr int W = {variant.width};",
         f"constexpr bool options = {str(variant.options).lower()};",
         f"constexpr bool normalised = {str(variant.normalised).lower()};",
         f"constexpr double epsilon = {EPSILON};",
         f"constexpr int dense = {dense(cell) if variant.options else 0};",
-        _agreement(cell),
         expand("gated.cuh" if cell.gated else "step.cuh", seen),
         expand("normalised.cuh", seen) if variant.normalised else "",
     ]
     return "\n".join(parts) + "\n"
+
+
+@cache
+def assemble_on_chip(variant: OnChip) -> str:
+    """Return the source of the kernels of the plan `block` for one layout."""
+    seen: set[Path] = set()
+    tensor = item_bytes(variant.dtype) == 2
+    layout = ("units", "threads") if tensor else ("units", "threads", "rows", "slices")
+    told = (*layout, "forward", "forward_last", "backward", "backward_last", "forward_bytes", "backward_bytes")
+    parts = [
+        *_cell(CELLS[variant.cell], variant.dtype, seen),
+        *(f"constexpr int {name.upper()} = {getattr(variant, name)};" for name in told),
+        f"constexpr bool options = {str(variant.options).lower()};",
+        expand("mma.cuh" if tensor else "fma.cuh", seen),
+        expand("block.cuh", seen),
+    ]
+    return "\n".join(parts) + "\n"
+
+
+def _cell(cell: Cell, dtype: str, seen: set[Path]) -> list[str]:
+    """The beginning of every source: the cell, and the type of the arrays."""
+    given, struct = cell.rendering("cuda")
+    return [
+        expand("memory.cuh", seen),
+        expand("cells/cell.cuh", seen),
+        expand(f"cells/{given}", seen) if given.endswith(".cuh") else given,
+        f"using Cell = {struct};",
+        f"using S = {SCALARS[dtype]};",
+        _agreement(cell),
+    ]
 
 
 def _agreement(cell: Cell) -> str:

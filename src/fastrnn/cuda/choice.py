@@ -1,0 +1,147 @@
+"""Which plan runs a layer: what each would take by a model of the chip, and the one that takes least.
+
+A pass of T steps takes, without what is the same for all plans (products before and after the loop),
+
+    block   T * max(rounds * (barriers * BARRIER + LATENCY + together * (own * GATES + max(products, shared))), bytes)
+    step    T * (launches * LAUNCH + max(products, bytes))
+
+with rounds: how often all processors are filled with blocks, `together` of them on each; own: pairs of a unit and a row
+that a thread has; products: the multiply-adds of a step, of a block at the rate of its processor, of the whole batch at
+GEMM_SHARE of the chip's; shared: bytes of weights and states that a block reads from shared memory; bytes: of a step from
+and to main memory. Backward has as many multiply-adds, and its gates count twice.
+
+The constants come from the design and the literature. None was measured by this package; `explain` says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import NamedTuple
+
+import cupy
+
+from fastrnn.cells import Cell
+from fastrnn.cuda.chip import Chip, chip
+from fastrnn.cuda.fit import fit
+from fastrnn.cuda.source import OnChip
+from fastrnn.recurrence import Shape
+
+# Seconds. Not yet measured.
+BARRIER = 30e-9  # of the threads of a block
+LATENCY = 80e-9  # of a step: the first loads, the last activation
+GATES = 40e-9  # a pair of a unit and a row
+LAUNCH = 2.2e-6  # a kernel of a replayed graph, from begin to end
+# Per processor and clock. Not yet measured.
+SHARED_BYTES = 128
+MEMORY_BYTES = 15
+GEMM_SHARE = 0.5
+
+
+class Candidate(NamedTuple):
+    """A plan, and what it would take."""
+
+    plan: str
+    seconds: float | None  # of all passes; None where it does not serve the layer
+    reason: str  # why it does not, or how it lies on the chip
+    variant: OnChip | None = None
+
+
+_forced: str | None = None
+
+
+@contextmanager
+def forced(plan: str) -> Iterator[None]:
+    """Let this plan run whatever it serves, in all threads, inside the block; for tests and measurements."""
+    global _forced
+    before, _forced = _forced, plan
+    try:
+        yield
+    finally:
+        _forced = before
+
+
+def choose(cell: Cell, shape: Shape) -> Candidate:
+    """Return the plan that runs a layer on the current device."""
+    return _choose(cell, shape, chip(cupy.cuda.Device().id), _forced)
+
+
+def explain(cell: Cell, shape: Shape) -> list[str]:
+    """A line a plan: what it would take, and why it runs or does not."""
+    this = chip(cupy.cuda.Device().id)
+    taken = _choose(cell, shape, this, _forced)
+    lines = []
+    for candidate in candidates(cell, shape, this):
+        if candidate.seconds is None:
+            lines.append(f"plan {candidate.plan}: not for this layer: {candidate.reason}")
+            continue
+        verdict = "taken" if candidate.plan == taken.plan else "not taken"
+        per_step = 1e6 * candidate.seconds / max(1, shape.steps)
+        lines.append(f"plan {candidate.plan}: {per_step:.2f} us a step by the model, {verdict}; {candidate.reason}")
+    return [*lines, "the model's constants are not measured yet"]
+
+
+@lru_cache(1024)
+def _choose(cell: Cell, shape: Shape, chip: Chip, plan: str | None) -> Candidate:
+    serving = [candidate for candidate in candidates(cell, shape, chip) if candidate.seconds is not None]
+    wanted = [candidate for candidate in serving if candidate.plan == plan] or serving
+    return min(wanted, key=lambda candidate: candidate.seconds or 0.0)
+
+
+def candidates(cell: Cell, shape: Shape, chip: Chip) -> list[Candidate]:
+    """All plans, with what each would take or why it does not serve the layer."""
+    return [_block(cell, shape, chip), _step(cell, shape, chip)]
+
+
+def _block(cell: Cell, shape: Shape, chip: Chip) -> Candidate:
+    declined = {
+        "a diagonal U": shape.diagonal, "layer_norm": shape.layer_norm, "dense peepholes": shape.dense,
+        "a projection": shape.projected,
+    }  # fmt: skip
+    if any(declined.values()):
+        return Candidate("block", None, " and ".join(what for what, given in declined.items() if given))
+    found = fit(cell, shape.dtype, shape.hidden, shape.batch, shape.zoneout or shape.recurrent_dropout, chip)
+    if isinstance(found, str):
+        return Candidate("block", None, found)
+    layout, blocks = found.layout, -(-shape.batch // found.layout.rows)
+    together = min(found.resident, -(-blocks // chip.processors))
+    rounds = -(-blocks // (chip.processors * found.resident))
+    seconds = 0.0
+    for backward in (False, True)[: 1 + shape.train]:
+        terms = [product.gates * product.terms for product in found.products[backward]]
+        rate = chip.tensor if layout.tensor else chip.float32
+        products = layout.rows * layout.units * sum(terms) / rate
+        shared = (found.shared_weights[backward] + sum(p.read for p in found.products[backward])) / SHARED_BYTES
+        fixed = len(terms) * BARRIER + LATENCY
+        each = (1 + backward) * layout.own * GATES + max(products, shared) / chip.clock
+        seconds += shape.steps * max(rounds * (fixed + together * each), _memory(cell, shape, chip, backward))
+    in_registers = 1 - found.shared_weights[0] / found.all_weights
+    return Candidate(
+        "block", seconds, f"{blocks} blocks of {layout.threads} threads, {layout.rows} rows each, "
+        f"{100 * in_registers:.0f}% of the weights in registers", found.variant,
+    )  # fmt: skip
+
+
+def _step(cell: Cell, shape: Shape, chip: Chip) -> Candidate:
+    output = shape.projected or shape.hidden
+    gates, products = len(cell.gates), 0 if shape.diagonal else 1 + (cell.gated is not None)
+    launches = 1 + products + (cell.gated is not None and products > 0) + 2 * (shape.projected > 0) + 3 * (shape.dense > 0)
+    terms = shape.hidden * (output * (0 if shape.diagonal else gates) + shape.projected + shape.dense * shape.hidden)
+    rate = {2: chip.tensor, 4: chip.float32, 8: chip.float32 / 2}[shape.itemsize] * chip.processors * GEMM_SHARE
+    of_products = shape.batch * terms / rate / chip.clock
+    seconds = 0.0
+    for backward in (False, True)[: 1 + shape.train]:
+        moved = _memory(cell, shape, chip, backward) + 2 * _bytes(shape.batch * gates * shape.hidden * shape.itemsize, chip)
+        seconds += shape.steps * (launches * LAUNCH + max(of_products, moved))
+    return Candidate("step", seconds, f"{launches} launches a step, replayed as a graph; serves every layer")
+
+
+def _memory(cell: Cell, shape: Shape, chip: Chip, backward: bool) -> float:
+    """Seconds that a step's arrays take from and to main memory: products of the input, saved values, states."""
+    arrays = len(cell.gates) + 2 + (cell.saved if shape.train else 0) + (2 * cell.cell_state if shape.train else 0)
+    return (1 + backward / 2) * _bytes(shape.batch * shape.hidden * arrays * shape.itemsize, chip)
+
+
+def _bytes(count: float, chip: Chip) -> float:
+    return count / MEMORY_BYTES / chip.processors / chip.clock

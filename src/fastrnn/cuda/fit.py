@@ -1,0 +1,152 @@
+"""How the weights of a layer lie on a chip for the plan `block`: registers first, shared memory second.
+
+csrc/block.cuh, fma.cuh and mma.cuh count the same bytes at compile time and refuse to compile where they differ.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from fastrnn.cells import Cell
+from fastrnn.cuda.chip import Chip
+from fastrnn.cuda.source import FIRST_BFLOAT16, OnChip, item_bytes
+
+MOST_REGISTERS = 255  # of a thread
+FMA_THREADS, MMA_WARPS = 256, 16  # most of a block. Not yet measured.
+MMA_ROWS, FMA_ROWS = 8, (1, 2, 4, 8)  # of a block
+VECTOR, QUAD, PAIR = 16, 4, 32  # bytes of a vector; terms of a quad and of a fragment, see fma.cuh, mma.cuh
+
+
+class Layout(NamedTuple):
+    """A block: how its threads share the units and rows."""
+
+    tensor: bool
+    units: int
+    rows: int
+    slices: int  # threads that share a unit's terms, without tensor cores
+    groups: int  # of 16 units that a warp has, with
+    threads: int
+
+    @property
+    def own(self) -> int:
+        """Pairs of a unit and a row that a thread has."""
+        return 4 * self.groups if self.tensor else max(1, self.rows // self.slices)
+
+
+class Product(NamedTuple):
+    """A product of block.cuh: `gates` results a unit, each a sum of `terms`."""
+
+    layout: Layout
+    gates: int
+    terms: int
+
+    @property
+    def parts(self) -> int:
+        """Of the weights of a thread: quads of all gates, or fragments."""
+        if self.layout.tensor:
+            return -(-self.terms // PAIR) * self.layout.groups * self.gates
+        return self.terms // self.layout.slices // QUAD
+
+    @property
+    def registers(self) -> int:
+        """Of a part."""
+        return 2 * VECTOR // 4 if self.layout.tensor else self.gates * QUAD
+
+    @property
+    def sums(self) -> int:
+        """Registers of the sums."""
+        if not self.layout.tensor:
+            return self.gates * self.layout.rows
+        together = self.layout.groups * self.gates
+        return 4 * together * (1 if together >= 4 else 2 if together >= 2 else 4)
+
+    @property
+    def seen(self) -> int:
+        """Bytes of what it reads besides weights."""
+        if self.layout.tensor:
+            padded = -(-self.terms // PAIR) * PAIR
+            return self.layout.rows * (padded if padded % (2 * PAIR) else padded + PAIR) * 2
+        each = self.terms // self.layout.slices
+        return self.layout.rows * self.layout.slices * (each if each % 8 else each + QUAD) * 4
+
+    @property
+    def read(self) -> int:
+        """Bytes that all warps together read of it; what several lanes read at once counts once."""
+        return self.seen * (self.layout.threads // 32)
+
+    def outside(self, kept: int) -> int:
+        """Bytes of the weights in shared memory if this many parts are in registers."""
+        return (self.parts - kept) * self.layout.threads * self.registers * 4
+
+
+class Fit(NamedTuple):
+    """How a layer lies on a chip; pairs are for the forward and the backward pass."""
+
+    variant: OnChip
+    layout: Layout
+    products: tuple[list[Product], list[Product]]
+    shared_weights: tuple[int, int]  # bytes of the weights that are in shared memory
+    resident: int  # blocks that a processor runs at once, at least
+
+    @property
+    def all_weights(self) -> int:
+        """Bytes of the weights."""
+        return sum(product.outside(0) for product in self.products[0])
+
+
+def fit(cell: Cell, dtype: str, hidden: int, batch: int, options: bool, chip: Chip) -> Fit | str:
+    """Return how a layer lies on a chip; a reason where it does not."""
+    layout = _layout(dtype, hidden, batch, chip)
+    if isinstance(layout, str):
+        return layout
+    inner = len(cell.gates) - (cell.gated is not None)
+    most = min(MOST_REGISTERS, chip.registers // layout.threads // 8 * 8)
+    vectors = (len(cell.gates) + bool(cell.separate) + cell.unit_parameters) * layout.units * 4
+    kept, totals, shared, of_passes = list[int](), list[int](), list[int](), list[list[Product]]()
+    for backward in (False, True):
+        products = [Product(layout, *((1, inner * layout.units) if backward else (inner, layout.units)))]
+        if cell.gated:
+            products.append(Product(layout, 1, layout.units))
+        left = most - needs(cell, layout, products[0].sums, options, backward)
+        in_registers = []
+        for product in products:
+            in_registers.append(max(0, min(product.parts, left // product.registers)))
+            left -= in_registers[-1] * product.registers
+        shared.append(sum(map(Product.outside, products, in_registers)))
+        totals.append(vectors + products[0].seen + sum(product.seen for product in products) + shared[-1])
+        kept += [*in_registers, 0][:2]
+        of_passes.append(products)
+    if max(totals) > chip.shared:
+        return f"its weights need {max(totals) >> 10} KiB of shared memory besides all registers, of {chip.shared >> 10}"
+    vectors_of = (sum(product.outside(0) for product in products) // layout.threads // VECTOR for products in of_passes)
+    variant = OnChip(
+        cell.name, dtype, layout.units, layout.rows, layout.slices, layout.threads, options, *kept, *totals, *vectors_of
+    )  # fmt: skip
+    resident = max(1, min(chip.shared // max(totals), chip.registers // (layout.threads * most)))
+    return Fit(variant, layout, (of_passes[0], of_passes[1]), (shared[0], shared[1]), resident)
+
+
+def _layout(dtype: str, hidden: int, batch: int, chip: Chip) -> Layout | str:
+    units = -(-hidden // 16) * 16
+    if dtype == "float64":
+        return "it computes in float32"
+    if item_bytes(dtype) == 2:
+        if chip.capability < FIRST_BFLOAT16:
+            return "its products of 16 bits need compute capability 8.0"
+        groups = 1 if units // 16 <= MMA_WARPS else 2
+        if units % (16 * groups) or units // 16 > groups * MMA_WARPS:
+            return f"{hidden} units are no whole groups of 16 for at most {MMA_WARPS} warps"
+        return Layout(True, units, MMA_ROWS, 1, groups, 2 * units // groups)
+    slices = next((n for n in (8, 4, 2, 1) if units * n <= FMA_THREADS and units % (QUAD * n) == 0), 0)
+    if not slices:
+        return f"{hidden} units are more than {FMA_THREADS} threads"
+    rows = next((n for n in FMA_ROWS if -(-batch // n) <= chip.processors), FMA_ROWS[-1])
+    return Layout(False, units, rows, slices, 0, -(-units * slices // 32) * 32)
+
+
+def needs(cell: Cell, layout: Layout, sums: int, options: bool, backward: bool) -> int:
+    """Registers of a thread that hold no weights, read off the compiled kernels: more, and some spills.
+
+    tests/test_cuda_compile.py compiles the block plan in all its range.
+    """
+    return (104 if backward else 96) + sums

@@ -1,0 +1,265 @@
+"""The plan `block`, whole sequences in one launch, run on the CPU as test_cuda.py says: every cell, dtype and option.
+
+The tensor cores' product runs by the layout of fragments that PTX documents, and what it does is compared element by
+element with the tables of that document here.
+"""
+
+import re
+from dataclasses import replace
+from types import ModuleType
+from typing import Any
+
+import cupy_standin
+import host_kernels
+import numpy as np
+import pytest
+from cases import CELLS, Case, assert_results, draw, evaluate, expected, make_layer, option_cases
+from host_kernels import KernelError
+from test_cuda import evaluate_on_device, on_device
+from tolerance import assert_same_bits
+
+import fastrnn
+from fastrnn.recurrence import Shape
+
+pytestmark = [
+    pytest.mark.skipif(bool(host_kernels.missing_tools()), reason=host_kernels.missing_tools()),
+    pytest.mark.usefixtures("block"),
+]
+DTYPES = ("float32", "float16", "bfloat16")
+
+
+@pytest.fixture
+def block(cupy: ModuleType) -> Any:
+    """Let the plan run, and nothing else that could."""
+    from fastrnn.cuda import choice
+
+    with choice.forced("block"):
+        cupy_standin.launches.clear()
+        yield
+
+
+LAUNCHES = ["block_pack_forward", "block_forward", "block_pack_backward", "block_backward"]
+
+
+def loops() -> set[str]:
+    return set(cupy_standin.launches) - {"random_words"}
+
+
+def served(case: Case) -> bool:
+    return not (case.layer_norm or case.proj_size or case.recurrent == "diagonal" or case.dense)
+
+
+CASES = [case for dtype in DTYPES for _, case in option_cases("cuda", dtype) if served(case)]
+SIZES = [(1, 2, 5, 1), (2, 33, 1, 7), (7, 3, 33, 33), (3, 9, 4, 16), (2, 2, 3, 100)]
+CASES += [
+    Case(cell, "cuda", dtype, *size, bidirectional=True, seed=k)
+    for cell in CELLS for dtype in DTYPES for k, size in enumerate(SIZES)
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_agrees_with_the_reference(case: Case) -> None:
+    problem = draw(case)
+    want = expected(case, problem)
+    assert_results(case, problem, evaluate_on_device(case, problem), want)
+    assert loops() == set(LAUNCHES)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("options", [{}, {"zoneout": 0.2}], ids=str)
+def test_a_row_has_the_same_bits_however_many_a_block_has(
+    cell: str, options: dict[str, Any], cupy: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a chip of fewer processors a block gets more rows."""
+    from fastrnn.cuda import chip
+
+    case = Case(cell, "cuda", "float32", T=4, B=8, H=13, lengths="random", reset="random", **options)
+    problem, layer, results = draw(case), make_layer(case, device="cuda:0"), []
+    whole = chip.chip(0)
+    for processors in (8, 4, 2, 1):
+        small = whole._replace(processors=processors)
+        monkeypatch.setattr("fastrnn.cuda.choice.chip", lambda device, small=small: small)
+        results.append(evaluate_on_device(case, problem, layer))
+    for other in results[1:]:
+        for name in ("y", "h_n", "d x", "d h0"):
+            assert_same_bits(name, other[name], results[0][name])
+
+
+@pytest.mark.parametrize("options", [{}, {"zoneout": 0.3}], ids=str)
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_call_that_saves_nothing_has_the_same_bits(cell: str, options: dict[str, Any]) -> None:
+    case = Case(cell, "cuda", "float32", T=6, lengths="random", reset="random", bidirectional=True, **options)
+    layer, problem = make_layer(case, device="cuda:0"), on_device(draw(case))
+    y, state = layer(problem.x, problem.state, lengths=problem.lengths, reset=problem.reset)
+    saving = layer.forward(problem.x, problem.state, lengths=problem.lengths, reset=problem.reset)
+    assert loops() == set(LAUNCHES[:2])
+    assert_same_bits("y", y._host, saving.y._host)
+    for mine, theirs in zip(*((s if case.cell_state else (s,)) for s in (state, saving.state)), strict=True):
+        assert_same_bits("state", mine._host, theirs._host)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("options", [{}, {"zoneout": 0.3, "recurrent_dropout": 0.3, "training": True}], ids=str)
+def test_padding_reaches_nothing(dtype: str, options: dict[str, Any]) -> None:
+    for cell in CELLS:
+        case = Case(cell, "cuda", dtype, T=6, B=4, lengths="random", bidirectional=True, **options)
+        problem, layer = draw(case), make_layer(case, device="cuda:0")
+        want = evaluate_on_device(case, problem, layer)
+        assert problem.lengths is not None
+        padding = np.arange(case.T)[:, None] >= problem.lengths
+        for array in (problem.x, problem.d_output, *(problem.d_cells or [])):
+            array[padding] = np.nan
+        for part in problem.state if case.cell_state else [problem.state]:
+            part[:, problem.lengths == 0] = np.nan  # the state of an empty sequence
+        for name in ("h_n", "c_n") if case.cell_state else ("h_n",):
+            want[name][:, problem.lengths == 0] = np.nan
+        for name, value in evaluate_on_device(case, problem, layer).items():
+            assert_same_bits(name, value, want[name])
+    assert loops() == set(LAUNCHES)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_backward_is_pure(cell: str) -> None:
+    case = Case(cell, "cuda", "float32", reset="random", num_layers=2)
+    problem = on_device(draw(case))
+    layer = make_layer(case, device="cuda:0")
+    y, _, backward = layer.forward(problem.x, problem.state, reset=problem.reset)
+    first = backward(problem.d_output, problem.d_state)
+    y[...] = 7
+    second = backward(problem.d_output, problem.d_state)
+    assert_same_bits("d x", second.x._host, first.x._host)
+    for name, value in first.params.items():
+        assert_same_bits(name, second.params[name]._host, value._host)
+
+
+@pytest.mark.parametrize(("T", "B"), [(0, 3), (4, 0)])
+def test_nothing_to_do(T: int, B: int) -> None:
+    case = Case("lstm", "cuda", "float32", T=T, B=B, bidirectional=True)
+    problem = draw(case)
+    assert_results(case, problem, evaluate_on_device(case, problem), expected(case, problem))
+
+
+def test_one_launch_each_way() -> None:
+    case = Case("gru", "cuda", "float32", T=7)
+    layer, problem = make_layer(case, device="cuda:0"), on_device(draw(case))
+    for _ in range(3):  # no graph is captured either
+        cupy_standin.launches.clear()
+        cupy_standin.replays.clear()
+        layer.forward(problem.x, problem.state).backward(problem.d_output, problem.d_state)
+        assert cupy_standin.launches == LAUNCHES
+        assert cupy_standin.replays == []
+
+
+# Each mistake is planted in the sources of one cell; what catches it is a race, bounds, or a wrong number.
+MISTAKES = {
+    "forward barrier": ("    __syncthreads();  // the state is there\n", ""),
+    "backward barrier": ("    __syncthreads();  // the gates' gradients are there\n", ""),
+    "gated barrier forward": ("      __syncthreads();  // the gated state is there\n", ""),
+    "gated barrier backward": ("      __syncthreads();  // the last gate's gradient is there\n", ""),
+    "one place for the state": ("both + (1 - parity) * First::seen;\n    bool cleared", "both;\n    bool cleared"),
+    "one place for the gradients": (
+        "both + (1 - parity) * First::seen;\n    FOR_MINE(j) if", "both;\n    FOR_MINE(j) if"
+    ),
+    "padding is run": ("      const bool here = t < mine.length[j];\n      A h_new", "      const bool here = true;\n      A h_new"),
+    "padding sends gradients": ("arrives[j] = here && !now[j].cleared;", "arrives[j] = true;"),
+    "reset is not seen": ("rounded<Seen>(cleared_next[j] ? A(0) : widen(sees))", "rounded<Seen>(widen(sees))"),
+    "the state is not cleared": ("      if (cleared_next[j]) h[j] = c[j] = A(0);\n", ""),
+    "the first reset": ("if (clear && fetch(clear + time(begin) * B + mine.b[j])) h[j] = c[j] = A(0);\n      else ", ""),
+    "the state before a late first step": ("    if (begin > 0 && hs) put(hs + entry, rounded<S>(h[j]));\n", ""),
+    "gradients of padding": ("    for (int64 t = steps; t < T; ++t) write_zeros(t, mine.b[j], unit_of(j));\n", ""),
+    "y of padding": ("    for (int64 t = steps; t < T; ++t) put(y + t * y_step + mine.b[j] * y_row + u, rounded<S>(A(0)));\n", ""),
+    "no weights beyond H": ("return u < H && k < H ? fetch", "return k < H ? fetch"),
+    "the last product": ("direct[j] + (arrives[j] ? from_first[j][0] * factor[j] : A(0))", "direct[j]"),
+    "dropout backward": ("if (arrives[j]) dh_t += from_later[j][0] * factor[j];", "if (arrives[j]) dh_t += from_later[j][0];"),
+    "zoneout of c backward": ("held_c = share * dc_t[j], dc_t[j] = (A(1) - share) * dc_t[j];", "held_c = share * dc_t[j];"),
+    "rounding of the state": ("h[j] = widen(stored), c[j] = c_new;", "h[j] = h_new, c[j] = c_new;"),
+}  # fmt: skip
+
+
+def planted(cupy: ModuleType, monkeypatch: pytest.MonkeyPatch, before: str, after: str) -> None:
+    """Let the kernels of the block plan have a mistake."""
+    from fastrnn.cuda import kernels, source
+
+    own = source.assemble_on_chip
+
+    def with_mistake(variant: Any) -> str:
+        code = own(variant)
+        assert code.count(before) == 1, f"{before!r} stands {code.count(before)} times in the source"
+        return code.replace(before, after)
+
+    monkeypatch.setattr(source, "assemble_on_chip", with_mistake)
+    kernels.load_on_chip.cache_clear()
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_mistakes_are_seen(name: str, cupy: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fastrnn.cuda import kernels
+
+    planted(cupy, monkeypatch, *MISTAKES[name])
+    cell, dtype = ("gru_reset_before" if "gated" in name else "lstm"), ("float16" if "rounding" in name else "float32")
+    case = Case(
+        cell, "cuda", dtype, T=8, B=5, H=13, bidirectional=True, lengths="random", reset="random", zoneout=0.2,
+        recurrent_dropout=0.3, training=True,
+    )  # fmt: skip
+    problem = draw(case)
+    try:
+        with pytest.raises((AssertionError, KernelError)):
+            assert_results(case, problem, evaluate_on_device(case, problem), expected(case, problem))
+    finally:
+        kernels.load_on_chip.cache_clear()
+
+
+WARP = """
+extern "C" __global__ void multiply(const unsigned* a, const unsigned* b, float* sums) {
+  unsigned of_a[4], of_b[2];
+  float mine[4];
+  for (int k = 0; k < 4; ++k) of_a[k] = fetch(a + threadIdx.x * 4 + k), mine[k] = fetch(sums + threadIdx.x * 4 + k);
+  for (int k = 0; k < 2; ++k) of_b[k] = fetch(b + threadIdx.x * 2 + k);
+  mma<TYPE>(mine, of_a, of_b);
+  for (int k = 0; k < 4; ++k) put(sums + threadIdx.x * 4 + k, mine[k]);
+}
+"""
+
+
+def fragments(matrix: np.ndarray, places: list[list[tuple[int, int]]]) -> np.ndarray:
+    """What each of 32 lanes holds of a matrix, elements in the order of `places`."""
+    return np.array([[matrix[at] for at in lane] for lane in places], matrix.dtype)
+
+
+# PTX ISA, "Matrix Fragments for mma.m16n8k16 with floating point type": row and column of the i-th element of a lane.
+A_PLACES = [
+    [(lane // 4 + (8 if i in (2, 3, 6, 7) else 0), lane % 4 * 2 + i % 2 + (8 if i >= 4 else 0)) for i in range(8)]
+    for lane in range(32)
+]
+B_PLACES = [[(lane % 4 * 2 + i % 2 + (8 if i >= 2 else 0), lane // 4) for i in range(4)] for lane in range(32)]
+C_PLACES = [[(lane // 4 + (8 if i >= 2 else 0), lane % 4 * 2 + i % 2) for i in range(4)] for lane in range(32)]
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_the_tensor_cores_product_on_the_host_has_the_documented_layout(dtype: str, cupy: ModuleType) -> None:
+    from fastrnn.cuda import source
+
+    code = source.expand("memory.cuh") + WARP.replace("TYPE", source.SCALARS[dtype])
+    kernel = host_kernels.Kernel(cupy.RawModule.compiler, code, "multiply")
+    rng = np.random.default_rng(0)
+
+    def product(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
+        held = fragments(c.astype(np.float32), C_PLACES)
+        words = [np.ascontiguousarray(fragments(m.astype(dtype), p)).view(np.uint32) for m, p in ((a, A_PLACES), (b, B_PLACES))]
+        kernel((1,), (32,), (*words, held))
+        out = np.full((16, 8), np.nan)
+        for lane, places in enumerate(C_PLACES):
+            for value, at in zip(held[lane], places, strict=True):
+                out[at] = value
+        return out
+
+    whole = [rng.integers(-8, 9, shape).astype(float) for shape in ((16, 16), (16, 8), (16, 8))]
+    np.testing.assert_array_equal(product(*whole), whole[0] @ whole[1] + whole[2])
+    for k in range(256):  # every element alone
+        single = np.zeros((16, 16))
+        single[k // 16, k % 16] = 1
+        np.testing.assert_array_equal(product(single, whole[1], whole[2]), single @ whole[1] + whole[2])
+    for k in range(128):
+        single = np.zeros((16, 8))
+        single[k // 8, k % 8] = 1
+        np.testing.assert_array_equal(product(whole[0], single, whole[2]), whole[0] @ single + whole[2])
