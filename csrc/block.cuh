@@ -278,7 +278,7 @@ KERNEL block_forward(
 
 // What a step's gradients need besides earlier results of the pass.
 struct Given {
-  S saved[Cell::saved + 1], h_prev, h, dy, dcells;
+  S saved[Cell::saved + 1], h_prev, h, dy;
   A c_prev, c;
   bool cleared;
 };
@@ -338,7 +338,6 @@ KERNEL block_backward(
     const int at = b * H + u;
     given.cleared = clear && fetch(clear + t * B + b);
     given.dy = here && dy ? fetch(dy + t * dy_step + b * dy_row + u) : rounded<S>(A(0));
-    given.dcells = here && dcells ? fetch(dcells + t * dcells_step + b * dcells_row + u) : rounded<S>(A(0));
     if (!here) return;
     _Pragma("unroll") for (int k = 0; k < Cell::saved; ++k)
       given.saved[k] = fetch(gate_of<Cell::saved>(saved, begins, k, b, u, H));
@@ -382,7 +381,7 @@ KERNEL block_backward(
       const bool here = t < mine.length[j];
       A dh_t = direct[j] + widen(now[j].dy), dh_prev, held_h = A(0), held_c = A(0);
       if (arrives[j]) dh_t += from_later[j][0] * factor[j];
-      dc_t[j] += widen(now[j].dcells);
+      if (dcells && here) dc_t[j] += widen(fetch(dcells + t * dcells_step + b * dcells_row + u));  // rare: not ahead
       fill(gates[j], A(0));
       last_gate[j] = A(0);
       dh_prev = dh_t;

@@ -14,6 +14,7 @@ from fastrnn.cuda.source import FIRST_BFLOAT16, OnChip, item_bytes
 MOST_REGISTERS = 255  # of a thread
 FMA_THREADS, MMA_WARPS = 256, 16  # most of a block. Not yet measured.
 MMA_ROWS, FMA_ROWS = 8, (1, 2, 4, 8)  # of a block
+PARTITIONS = 4  # of a processor, on all chips
 VECTOR, QUAD, PAIR = 16, 4, 32  # bytes of a vector; terms of a quad and of a fragment, see fma.cuh, mma.cuh
 
 
@@ -100,7 +101,7 @@ def fit(cell: Cell, dtype: str, hidden: int, batch: int, options: bool, chip: Ch
     if isinstance(layout, str):
         return layout
     inner = len(cell.gates) - (cell.gated is not None)
-    most = min(MOST_REGISTERS, chip.registers // layout.threads // 8 * 8)
+    most = registers_of(layout.threads, chip)
     vectors = (len(cell.gates) + bool(cell.separate) + cell.unit_parameters) * layout.units * 4
     kept, totals, shared, of_passes = list[int](), list[int](), list[int](), list[list[Product]]()
     for backward in (False, True):
@@ -142,6 +143,12 @@ def _layout(dtype: str, hidden: int, batch: int, chip: Chip) -> Layout | str:
         return f"{hidden} units are more than {FMA_THREADS} threads"
     rows = next((n for n in FMA_ROWS if -(-batch // n) <= chip.processors), FMA_ROWS[-1])
     return Layout(False, units, rows, slices, 0, -(-units * slices // 32) * 32)
+
+
+def registers_of(threads: int, chip: Chip) -> int:
+    """The most that a thread can have: a quarter of a processor runs a quarter of the warps, rounded up."""
+    warps = -(-threads // 32 // PARTITIONS)
+    return min(MOST_REGISTERS, chip.registers // PARTITIONS // (32 * warps) // 8 * 8)
 
 
 def needs(cell: Cell, layout: Layout, sums: int, options: bool, backward: bool) -> int:
