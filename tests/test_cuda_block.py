@@ -71,18 +71,21 @@ def test_a_row_has_the_same_bits_however_many_a_block_has(
     cell: str, options: dict[str, Any], cupy: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a chip of fewer processors a block gets more rows."""
-    from fastrnn.cuda import chip
+    from fastrnn.cuda import chip, kernels
 
     case = Case(cell, "cuda", "float32", T=4, B=8, H=13, lengths="random", reset="random", **options)
-    problem, layer, results = draw(case), make_layer(case, device="cuda:0"), []
+    problem, layer, results, layouts = draw(case), make_layer(case, device="cuda:0"), [], set[str]()
+    load = kernels.load_on_chip
+    monkeypatch.setattr(kernels, "load_on_chip", lambda *a: layouts.add(str(a[0]).split("_")[-1 - bool(options)]) or load(*a))
     whole = chip.chip(0)
     for processors in (8, 4, 2, 1):
         small = whole._replace(processors=processors)
         monkeypatch.setattr("fastrnn.cuda.choice.chip", lambda device, small=small: small)
         results.append(evaluate_on_device(case, problem, layer))
     for other in results[1:]:
-        for name in ("y", "h_n", "d x", "d h0"):
+        for name in ("y", "h_n", "d x", "d h_0"):
             assert_same_bits(name, other[name], results[0][name])
+    assert len({row.split("x")[-1] for row in layouts}) == 4
 
 
 @pytest.mark.parametrize("options", [{}, {"zoneout": 0.3}], ids=str)
@@ -196,17 +199,34 @@ def test_mistakes_are_seen(name: str, cupy: ModuleType, monkeypatch: pytest.Monk
     from fastrnn.cuda import kernels
 
     planted(cupy, monkeypatch, *MISTAKES[name])
-    cell, dtype = ("gru_reset_before" if "gated" in name else "lstm"), ("float16" if "rounding" in name else "float32")
+    cell = "gru_reset_before" if "gated" in name else "lstm"
     case = Case(
-        cell, "cuda", dtype, T=8, B=5, H=13, bidirectional=True, lengths="random", reset="random", zoneout=0.2,
+        cell, "cuda", "float16", T=8, B=5, H=13, bidirectional=True, lengths="random", reset="random", zoneout=0.2,
         recurrent_dropout=0.3, training=True,
     )  # fmt: skip
     problem = draw(case)
     try:
         with pytest.raises((AssertionError, KernelError)):
+            if "rounding" in name:
+                in_two_halves("gru")
             assert_results(case, problem, evaluate_on_device(case, problem), expected(case, problem))
     finally:
         kernels.load_on_chip.cache_clear()
+
+
+def in_two_halves(cell: str) -> None:
+    """Assert that a pass may begin anywhere: with the state that stands in memory there."""
+    case = Case(cell, "cuda", "float16", T=8, B=5, H=13)
+    layer, problem = make_layer(case, device="cuda:0"), on_device(draw(case))
+    whole, _ = layer(problem.x, problem.state)
+    _, half = layer(problem.x[:4], problem.state)
+    later, _ = layer(problem.x[4:], half)
+    assert_same_bits("y", later._host, whole._host[4:])
+
+
+@pytest.mark.parametrize("cell", [name for name, cell in CELLS.items() if not cell.cell_state])  # c is float32 inside
+def test_a_pass_may_begin_anywhere(cell: str) -> None:
+    in_two_halves(cell)
 
 
 WARP = """

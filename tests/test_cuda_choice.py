@@ -36,16 +36,100 @@ def plan_of(cell: str, dtype: str, hidden: int, batch: int, chip: str, train: bo
     return choice._choose(CELLS[cell], shape, chips()[chip], None)
 
 
-# The largest H of the plan `block` by cell and dtype on each chip, training; what is above runs step by step. 
-LARGEST = {
+# The largest H of the plan `block` for training, by chip and dtype; what is above runs step by step.
+LARGEST: dict[tuple[str, str], dict[str, int]] = {
 }
 
 
-@pytest.mark.parametrize("batch", [1, 7, 16, 64, 256])
-@pytest.mark.parametrize(("chip", "cell", "dtype"), LARGEST)
-def test_block_is_taken_in_its_whole_range(chip: str, cell: str, dtype: str, batch: int) -> None:
-    most = LARGEST[chip, cell, dtype]
-    for hidden in (1, 7, 16, 33, 64, 100, most):
-        if hidden <= most:
-            assert plan_of(cell, dtype, hidden, batch, chip).plan == "block", hidden
-    assert plan_of(cell, dtype, most + 1, batch, chip).plan == "step"
+@pytest.mark.parametrize("batch", [1, 7, 16, 64, 256, 2000])
+@pytest.mark.parametrize(("chip", "dtype"), LARGEST)
+def test_block_is_taken_in_its_whole_range(chip: str, dtype: str, batch: int) -> None:
+    for cell, most in LARGEST[chip, dtype].items():
+        for hidden in {*range(1, most + 1, 13), most}:
+            assert plan_of(cell, dtype, hidden, batch, chip).plan == "block", (cell, hidden)
+        above = plan_of(cell, dtype, most + 1, batch, chip)
+        assert above.plan == "step", cell
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"diagonal": True}, "a diagonal U"),
+        ({"layer_norm": True}, "layer_norm"),
+        ({"dense": 2}, "dense peepholes"),
+        ({"projected": 3}, "a projection"),
+        ({"dtype": "float64"}, "it computes in float32"),
+        ({"hidden": 2048, "inputs": 2048}, "2048 units are"),
+        ({"hidden": 250}, r"its weights need \d+ KiB of shared memory besides all registers, of 227"),
+    ],
+)
+def test_what_block_does_not_serve_is_said_and_runs_step_by_step(options: dict[str, Any], reason: str) -> None:
+    from fastrnn.cuda import choice
+
+    shape = Shape(100, 16, 1600, 100, 64, 64, 0, "float32", True, False)._replace(**options)
+    block, step = choice.candidates(CELLS["lstm"], shape, chips()["H100"])
+    assert block.seconds is None
+    assert re.search(reason, block.reason), block.reason
+    assert step.seconds is not None
+    assert choice._choose(CELLS["lstm"], shape, chips()["H100"], "block") == step
+
+
+def test_16_bits_need_tensor_cores_that_know_them() -> None:
+    assert plan_of("lstm", "float16", 64, 16, "T4").plan == "step"
+    assert plan_of("lstm", "float32", 64, 16, "T4").plan == "block"
+
+
+def test_rows_share_a_block_only_where_processors_are_few() -> None:
+    assert plan_of("lstm", "float32", 64, 132, "H100").variant.rows == 1
+    assert plan_of("lstm", "float32", 64, 133, "H100").variant.rows == 2
+    assert plan_of("lstm", "float32", 64, 4000, "H100").variant.rows == 8
+
+
+@pytest.mark.parametrize("chip", ["H100", "A100", "RTX 4090", "T4"])
+def test_the_model_grows_with_the_work(chip: str) -> None:
+    """More steps, more rows than there are processors, more units, training: none is for nothing."""
+    from fastrnn.cuda import choice
+
+    def seconds(plan: str, **options: Any) -> float:
+        shape = Shape(100, 16, 1600, 100, 64, 64, 0, "float32", False, False)._replace(**options)
+        found = {one.plan: one.seconds for one in choice.candidates(CELLS["lstm"], shape, chips()[chip])}
+        assert found[plan] is not None
+        return found[plan]  # type: ignore[return-value]
+
+    for plan in ("block", "step"):
+        plain = seconds(plan)
+        for options in ({"steps": 200}, {"batch": 100_000}, {"train": True}):
+            assert seconds(plan, **options) > 1.5 * plain, (plan, options)
+        assert seconds(plan, hidden=96) >= plain
+
+
+def test_explain_names_each_plan_its_time_and_why() -> None:
+    from fastrnn.cuda import choice
+
+    layer = make_layer(LayerCase("lstm", "cuda", "float32", I=64, H=64), device="cuda:0")
+    with choice.forced("block"):
+        told = fastrnn.plan(layer, 100, 16, training=True).explain()
+    assert re.search(r"plan block: \d+\.\d\d us a step by the model, taken; 16 blocks of 256 threads, 1 rows each", told)
+    assert re.search(r"plan step: \d+\.\d\d us a step by the model, not taken; 2 launches a step", told)
+    assert "the model's constants are not measured yet" in told
+    assert "all steps in one launch" in told
+    assert fastrnn.plan(layer, 100, 16).fused is False  # the tests let the step plan run elsewhere
+
+
+def test_the_faster_plan_runs() -> None:
+    from fastrnn.cuda import choice
+
+    shape = Shape(100, 16, 1600, 100, 64, 64, 0, "float32", True, False)
+    chip = chips()["H100"]
+    block, step = choice.candidates(CELLS["lstm"], shape, chip)
+    assert block.seconds is not None
+    assert step.seconds is not None
+    assert block.seconds < step.seconds
+    assert choice._choose(CELLS["lstm"], shape, chip, None) == block
+    assert choice._choose(CELLS["lstm"], shape, chip, "step") == step
+
+
+def test_a_chip_is_asked_for_what_it_is(cupy: ModuleType) -> None:
+    from fastrnn.cuda.chip import chip
+
+    assert chip(0) == chips()["H100"]
