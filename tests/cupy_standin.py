@@ -347,6 +347,7 @@ class RawKernel:
     """A kernel of a RawModule."""
 
     max_dynamic_shared_size_bytes = 48 << 10
+    local_size_bytes = 0
 
     def __init__(self, kernel: host_kernels.Kernel) -> None:
         self._kernel = kernel

@@ -76,7 +76,7 @@ def test_a_row_has_the_same_bits_however_many_a_block_has(
     case = Case(cell, "cuda", "float32", T=4, B=8, H=13, lengths="random", reset="random", **options)
     problem, layer, results, layouts = draw(case), make_layer(case, device="cuda:0"), [], set[str]()
     load = kernels.load_on_chip
-    monkeypatch.setattr(kernels, "load_on_chip", lambda *a: layouts.add(str(a[0]).split("_")[-1 - bool(options)]) or load(*a))
+    monkeypatch.setattr(kernels, "load_on_chip", lambda *a: layouts.add(str(a[0][0]).split("_")[-1 - bool(options)]) or load(*a))
     whole = chip.chip(0)
     for processors in (8, 4, 2, 1):
         small = whole._replace(processors=processors)

@@ -69,6 +69,75 @@ def test_every_variant_compiles_without_spills(
         print(f"\n{'chip':8} {'variant':40} {'kernel':17} registers shared   code", *rows, sep="\n")
 
 
+BLOCK = {"block_pack_forward", "block_pack_backward", "block_forward", "block_backward"}
+HARDEST = ("lstm", "gru", "gru_reset_before", "lstm_peephole")  # cells of which everyday one layout a dtype is compiled
+
+
+def limits(chip: str) -> Any:
+    """What a block of each of these chips may have (CUDA C++ Programming Guide, technical specifications)."""
+    from fastrnn.cuda.chip import Chip
+
+    capability = int("".join(filter(str.isdigit, chip)))
+    shared = {75: 64, 80: 163, 90: 227, 100: 227, 120: 99}[capability] << 10
+    return Chip(capability, 100, 1.5e9, shared, 65536)
+
+
+def layouts(cell: str, dtype: str, chip: str) -> list[Any]:
+    """All layouts of the block plan in steps of 16 units, with one row of the batch and with many, largest last."""
+    from fastrnn.cuda.fit import fit
+
+    found = [
+        fit(CELLS[cell], dtype, units, batch, options, limits(chip))
+        for units in range(16, 513, 16) for batch in (1, 2000) for options in (False, True)
+    ]  # fmt: skip
+    return list(dict.fromkeys(one.variants for one in found if not isinstance(one, str)))
+
+
+@pytest.mark.parametrize(
+    ("cell", "chip", "now"),
+    [
+        pytest.param(cell, chip, now, marks=[] if now else [pytest.mark.nightly])
+        for cell in CELLS for chip in CHIPS for now in (True, False)
+        if not now or (chip == "sm_90a" and cell in HARDEST)
+    ],
+)  # fmt: skip
+def test_the_block_plan_compiles_without_spills_in_its_whole_range(
+    cell: str, chip: str, now: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from fastrnn.cuda import source
+
+    if not nvrtc.knows(chip):
+        pytest.skip(f"this NVRTC does not know {chip}")
+    dtypes = ("float32", "bfloat16") if now else ("float32", "bfloat16", "float16")
+    served = [layouts(cell, dtype, chip) for dtype in dtypes]
+    assert (chip == "sm_75") is (served[1] == []), "16 bits need tensor cores that know them"
+    assert served[0]
+    tried = [one for of_dtype in served for one in (of_dtype[-1:] if now else of_dtype)]
+
+    def first_without_spills(variants: Any) -> Any:
+        """As kernels.load_on_chip."""
+        for variant in variants:
+            usage = nvrtc.compile_for(chip, source.assemble_on_chip(variant), source.OPTIONS)
+            if not any(used.spills or used.stack for used in usage.values()):
+                return variant, usage
+        raise AssertionError(f"{variants[0]} for {chip}: spills in all of {len(variants)} variants")
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        compiled = list(pool.map(first_without_spills, tried))
+    rows = []
+    for variants, (variant, usage) in zip(tried, compiled, strict=True):
+        assert set(usage) == BLOCK
+        assert all(0 < used.registers <= REGISTERS for used in usage.values())
+        assert all(used.shared == 0 for used in usage.values()), "what a kernel needs is given by the launch"
+        needed = max(variant.forward_bytes, variant.backward_bytes)
+        assert needed <= limits(chip).shared
+        registers = " ".join(f"{usage[name].registers:4}" for name in ("block_forward", "block_backward"))
+        place = f"{variants.index(variant) + 1} of {len(variants)}"
+        rows.append(f"{chip:8} {variant!s:48} {variant.threads:7} {registers:9} {needed >> 10:4}  {place}")
+    with capsys.disabled():
+        print(f"\n{'chip':8} {'layout':48} threads registers  KiB  variant", *rows, sep="\n")
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
 def test_products_and_sums_are_rounded_each(dtype: str) -> None:
     """Else the compiler could fuse them in one width and not in another. This kernel calls no function that fuses."""

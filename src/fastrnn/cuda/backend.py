@@ -38,14 +38,14 @@ __all__ = ["cells", "describe", "pack", "random_words", "recur_backward", "recur
 def recur_forward(cell: Cell, packed: Packed, run: Run, save: bool) -> Final:
     """Run the recurrence; see fastrnn.recurrence."""
     steps, batch = run.x.shape[:2]
-    on_chip = choice.choose(cell, shape_of(packed, run, save)).variant
-    taken = places.take(cell, packed, run, save) if on_chip is None else None
+    on_chip = choice.choose(cell, shape_of(packed, run, save)).variants
+    taken = places.take(cell, packed, run, save) if not on_chip else None
     if taken is None:
         states = allocate(cell, packed, run, save)
         into = scratch(packed, steps, batch, states.norm)
         set_initial(run, states)
         input_product(packed, run.x, into)
-        if on_chip is not None:
+        if on_chip:
             forward_loop(on_chip, packed, run, states, into, save)
         else:
             with using(workspace()):

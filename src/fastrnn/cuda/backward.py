@@ -101,7 +101,7 @@ def recur_backward(
     steps, batch = run.x.shape[:2]
     memory = allocate(cell, packed, steps, batch, _over_time(given.y), _over_time(given.cells))
     memory.take(given._replace(y=None, cells=None))
-    if saved.on_chip is not None:
+    if saved.on_chip:
         backward_loop(saved.on_chip, packed, run, saved.states, memory)
     else:
         with using(workspace()):

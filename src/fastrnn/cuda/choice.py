@@ -45,7 +45,7 @@ class Candidate(NamedTuple):
     plan: str
     seconds: float | None  # of all passes; None where it does not serve the layer
     reason: str  # why it does not, or how it lies on the chip
-    variant: OnChip | None = None
+    variants: tuple[OnChip, ...] = ()  # of `block`, in the order in which they are tried
 
 
 _forced: str | None = None
@@ -119,7 +119,7 @@ def _block(cell: Cell, shape: Shape, chip: Chip) -> Candidate:
     in_registers = 1 - found.shared_weights[0] / found.all_weights
     return Candidate(
         "block", seconds, f"{blocks} blocks of {layout.threads} threads, {layout.rows} rows each, "
-        f"{100 * in_registers:.0f}% of the weights in registers", found.variant,
+        f"{100 * in_registers:.0f}% of the weights in registers", found.variants,
     )  # fmt: skip
 
 

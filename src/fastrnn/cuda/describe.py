@@ -12,7 +12,7 @@ def describe(cell: Cell, shape: Shape) -> Loop:
     """How one layer would run; see fastrnn.recurrence."""
     refuse(cell, shape.layer_norm, shape.dense > 0)
     plans, taken = choice.explain(cell, shape), choice.choose(cell, shape)
-    if taken.variant is not None:
+    if taken.variants:
         return _on_chip(cell, shape, taken, plans)
     gated = cell.gated is not None
     dense = shape.dense > 0

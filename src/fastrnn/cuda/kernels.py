@@ -100,6 +100,11 @@ class OnChipKernels:
             function.max_dynamic_shared_size_bytes = needed
             self._functions[name] = function, needed
 
+    @property
+    def spills(self) -> bool:
+        """Whether the compiler keeps registers in memory."""
+        return any(function.local_size_bytes for function, _ in self._functions.values())
+
     def launch(self, name: str, rows: int, *args: Any) -> None:
         """Run a kernel on all rows; None is a null pointer, an int is 64 bits wide."""
         function, needed = self._functions[name]
@@ -117,10 +122,18 @@ class OnChipKernels:
 
 
 @cache
-def load_on_chip(variant: OnChip, device: int) -> OnChipKernels:
-    """Return the kernels of one layout on a device, which is the current one."""
-    module = cupy.RawModule(code=source.assemble_on_chip(variant), options=source.OPTIONS)
-    return OnChipKernels(module, variant)
+def load_on_chip(variants: tuple[OnChip, ...], device: int) -> OnChipKernels:
+    """Return the kernels of the first variant of one layout that spills no registers; else those of the first.
+
+    device: the current one.
+    """
+    loaded = []
+    for variant in variants:
+        kernels = OnChipKernels(cupy.RawModule(code=source.assemble_on_chip(variant), options=source.OPTIONS), variant)
+        if not kernels.spills:
+            return kernels
+        loaded.append(kernels)
+    return loaded[0]
 
 
 @cache

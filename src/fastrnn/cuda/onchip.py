@@ -16,7 +16,7 @@ from fastrnn.recurrence import Run
 if TYPE_CHECKING:
     from fastrnn.cuda.backward import Backward
 
-def forward_loop(variant: OnChip, packed: Packed, run: Run, states: States, into: Scratch, save: bool) -> None:
+def forward_loop(variants: tuple[OnChip, ...], packed: Packed, run: Run, states: States, into: Scratch, save: bool) -> None:
     """Write the final state and y, and if they are to be saved all states, where forward_steps would."""
     (steps, batch), y = run.y.view.shape[:2], run.y.view
     if steps * batch == 0:
@@ -27,7 +27,7 @@ def forward_loop(variant: OnChip, packed: Packed, run: Run, states: States, into
         for slot in (states.slots(first, run.reverse)[0], states.slots(last, run.reverse)[1])
     )
     kept = (states.hs, states.cs, states.gates, states.s, states.seen) if save else (None,) * 5
-    k = kernels.load_on_chip(variant, cupy.cuda.Device().id)
+    k = kernels.load_on_chip(variants, cupy.cuda.Device().id)
     k.launch(
         "block_forward", batch, into.ax, k.packed("block_pack_forward", packed.hh), packed.bias, packed.p, run.keep, *_zone(run), h_first, c_first,
         run.lengths, run.clear, *kept, states.own_h, states.own_c, h_last, c_last, y, *_strides(y), int(run.reverse),
@@ -35,13 +35,13 @@ def forward_loop(variant: OnChip, packed: Packed, run: Run, states: States, into
     )  # fmt: skip
 
 
-def backward_loop(variant: OnChip, packed: Packed, run: Run, states: States, memory: Backward) -> None:
+def backward_loop(variants: tuple[OnChip, ...], packed: Packed, run: Run, states: States, memory: Backward) -> None:
     """Write the gradients of all pre-activations and of the initial state, where backward_steps would."""
     (steps, batch), d = run.x.shape[:2], memory.d
     if steps * batch == 0:
         memory.dh0[...] = memory.direct
         return
-    k = kernels.load_on_chip(variant, cupy.cuda.Device().id)
+    k = kernels.load_on_chip(variants, cupy.cuda.Device().id)
     k.launch(
         "block_backward", batch, k.packed("block_pack_backward", packed.hh), packed.p, run.keep, *_zone(run), states.hs, states.cs, states.own_h,
         states.own_c, run.lengths, run.clear, states.gates, memory.dy, *_strides(memory.dy), memory.dcells,
