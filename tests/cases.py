@@ -475,14 +475,15 @@ def nan_scratch() -> Iterator[None]:
 
 @contextmanager
 def use_threads(number: int) -> Iterator[None]:
-    """Use this many threads whatever the size of the work."""
+    """Use this many threads whatever the size of the work, and whatever they have lately gained."""
     from fastrnn import cpu, threads
-    from fastrnn.cpu import layout, products
+    from fastrnn.cpu import forward, layout, products
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(threads, "_number", number)
         patch.setattr(layout, "PART_BYTES", 1)
         patch.setattr(layout, "SHARED_BYTES", 0)
+        patch.setattr(forward, "timed", lambda *_: None)
         for module in (layout, products):
             patch.setattr(module, "THREAD_FLOPS", 1.0)
         patch.setattr(cpu, "THREAD_WORDS", 4)

@@ -112,9 +112,10 @@ def test_a_forked_child_can_compute(tmp_path: Path) -> None:
     """As data-loader workers do: the pool's threads do not survive a fork and must be made anew."""
     code = """
 import os, numpy as np, fastrnn
-from fastrnn.cpu import layout, products
+from fastrnn.cpu import forward, layout, products
 layout.THREAD_FLOPS = products.THREAD_FLOPS = layout.PART_BYTES = 1.0
 layout.SHARED_BYTES = 0
+forward.timed = lambda *_: None
 fastrnn.set_num_threads(3)
 layer, x = fastrnn.GRU(5, 33, seed=0), np.random.default_rng(0).standard_normal((9, 7, 5), dtype=np.float32)
 def run():

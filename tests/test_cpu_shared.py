@@ -263,6 +263,7 @@ def test_explain_says_who_shares(options: dict[str, Any], shares: bool, made: li
             text = fastrnn.plan(layer, 20, lengths=lengths).explain()
             layer(np.zeros((20, 1, 5), np.float32), lengths=lengths)
             assert ("share the units" in text) is (shares and lengths != [19]) is bool(made)
+            assert ("measured times" in text) is bool(made)
 
 
 def test_small_calls_are_not_shared(monkeypatch: pytest.MonkeyPatch) -> None:

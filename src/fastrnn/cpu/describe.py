@@ -25,6 +25,7 @@ def describe(cell: Cell, shape: Shape) -> Loop:
     if (together := _sharers(cell, shape, -(-H // block))) > 1:
         threads = together
         dealt = f"{threads} threads share the units and meet at every step, forward; a late one is not waited for"
+        dealt += "; one thread alone where measured times of such calls say that it has lately been faster"
     stages = [
         dealt,
         f"vectors of {lanes} {shape.dtype}, blocks of {block} units; {MAIN_ROWS} x {block} sums of {K_BLOCK} terms",

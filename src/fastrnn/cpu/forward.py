@@ -14,7 +14,7 @@ from fastrnn.cpu.blocked import row_stride
 from fastrnn.cpu.layout import CHUNK_ROWS, flags, flat, kept_rows, part_count, row_slices, shares
 from fastrnn.cpu.packed import Packed
 from fastrnn.cpu.saved import Saved
-from fastrnn.cpu.shared import Shared, sharers
+from fastrnn.cpu.shared import Shared, sharers, timed
 from fastrnn.memory import empty
 from fastrnn.recurrence import Final, Run
 
@@ -104,6 +104,9 @@ def recur_forward(cell: Cell, packed: Packed, run: Run, save: bool) -> Final:
     total = steps * batch if run.lengths is None else int(run.lengths.sum())
     parts = part_count(total, batch, 2.0 * n.G * n.H * (n.I + n.P))
     together = sharers(packed, run, save)
+    measured = timed(packed, run, save, together) if together > 1 else None
+    if measured is not None and not measured.shares:
+        together = 1
     again = not save and run.lengths is None and run.clear is None and run.keep is None and run.zone is None
     key = steps, batch, parts, together, run.reverse, run.x.strides
     place = packed.places.pop(key, None) if again else None  # nobody else has it now
@@ -111,6 +114,8 @@ def recur_forward(cell: Cell, packed: Packed, run: Run, save: bool) -> Final:
         place = Place(cell, packed, run, save, parts) if together == 1 else Shared(cell, packed, run, save, together)
     place.put(run.h0, run.c0)
     free = place.run(flat(run.x), flat(run.y.array, written=True), run.y.first)
+    if measured is not None:
+        packed.used = measured.end()
     h_n, c_n = place.final()
     if again:
         h_n, c_n = h_n.copy(), None if c_n is None else c_n.copy()

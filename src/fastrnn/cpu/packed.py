@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import inf
 from typing import TYPE_CHECKING, NamedTuple
 
 import numba
@@ -80,6 +81,7 @@ class Packed:
         self.nothing = np.empty(0, self.dtype)  # stands for what a pass does not have
         # Memory of passes that have ended, for the next ones like them.
         self.places: dict[Hashable, Place | Shared] = {}
+        self.used = -inf  # when a pass that may be shared has ended, by lately's clock
         self.normalised = weights.norm_ih is not None
         self.loop = build.load("loop", cell, self.normalised)
         self.rendering: Rendering = self.loop.CELL

@@ -11,6 +11,7 @@ from fastrnn.arrays import Array
 from fastrnn.cells import Cell
 from fastrnn.cpu import build, pool
 from fastrnn.cpu.blocked import row_stride
+from fastrnn.cpu.lately import Timed
 from fastrnn.cpu.layout import CHUNK_ROWS, unit_parts
 from fastrnn.cpu.packed import Packed
 from fastrnn.cpu.rows import BLOCKS_AT_ONCE
@@ -23,7 +24,7 @@ _compiled: set[tuple[Any, Any]] = set()  # kernels and dtypes
 
 
 def sharers(packed: Packed, run: Run, save: bool) -> int:
-    """How many threads share the units of a pass: split.py knows plain cells, nothing drawn, held, padded or reset."""
+    """How many threads may share a pass's units: split.py knows plain cells, nothing drawn, held, padded or reset."""
     n, (steps, batch) = packed.sizes, run.x.shape[:2]
     if batch > 1 or packed.normalised or packed.cell.gated or packed.diagonal or packed.hr.size:
         return 1
@@ -33,6 +34,14 @@ def sharers(packed: Packed, run: Run, save: bool) -> int:
         return 1
     states = 0 if save else steps * n.H * (1 + packed.cell.cell_state) * n.itemsize
     return unit_parts(steps, n.G * n.H * n.H * n.itemsize, n.Hp // n.U, states)
+
+
+def timed(packed: Packed, run: Run, save: bool, parts: int) -> Timed | None:
+    """Begin a pass that `parts` threads share if that has lately been faster; None: they do, for the kernel is new."""
+    if (build.load("split", packed.cell).split_forward, packed.dtype) not in _compiled:
+        return None
+    n = packed.sizes
+    return Timed((packed.cell.name, n.itemsize, n.I, n.H, save, parts), run.x.shape[0], packed.used)
 
 
 class Shared:
