@@ -356,7 +356,9 @@ class RawKernel:
         self, grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...], *, shared_mem: int = 0
     ) -> None:
         assert shared_mem <= self.max_dynamic_shared_size_bytes, "more shared memory than the kernel was said to need"
-        assert shared_mem <= Device.attributes["MaxSharedMemoryPerBlockOptin"], "more shared memory than a block may have"
+        assert shared_mem <= Device.attributes["MaxSharedMemoryPerBlockOptin"], (
+            "more shared memory than a block may have"
+        )
         launches.append(self._kernel.name)
         arrays = [arg._host if isinstance(arg, ndarray) else arg for arg in args]
         written = [3 + k for k, parameter in enumerate(self._kernel.parameters) if parameter[0] == "*"]

@@ -115,7 +115,9 @@ def test_explain_names_each_plan_its_time_and_why() -> None:
     layer = make_layer(LayerCase("lstm", "cuda", "float32", I=64, H=64), device="cuda:0")
     with choice.forced("block"):
         told = fastrnn.plan(layer, 100, 16, training=True).explain()
-    assert re.search(r"plan block: \d+\.\d\d us a step by the model, taken; 16 blocks of 256 threads, 1 rows each", told)
+    assert re.search(
+        r"plan block: \d+\.\d\d us a step by the model, taken; 16 blocks of 256 threads, 1 rows each", told
+    )
     assert re.search(r"plan step: \d+\.\d\d us a step by the model, not taken; 2 launches a step", told)
     assert "the model's constants are not measured yet" in told
     assert "all steps in one launch" in told

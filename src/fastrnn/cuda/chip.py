@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import cupy
 
-# Multiply-adds of a processor in a clock, by compute capability times ten: NVIDIA's CUDA C++ Programming Guide, "Arithmetic
-# Instructions" (float32), and its architecture white papers (16 bits, dense, sums in float32). Hopper's is that of
-# mma.sync, half of what its own instructions reach.
+# Multiply-adds of a processor in a clock, by compute capability times ten: NVIDIA's CUDA C++ Programming Guide,
+# "Arithmetic Instructions" (float32), and its architecture white papers (16 bits, dense, sums in float32). Hopper's is
+# that of mma.sync, half of what its own instructions reach.
 FLOAT32 = {75: 64, 80: 64, 86: 128, 87: 128, 89: 128, 90: 128, 100: 128, 103: 128, 120: 128, 121: 128}
 TENSOR = {75: 512, 80: 1024, 86: 512, 87: 1024, 89: 512, 90: 2048, 100: 2048, 103: 2048, 120: 512, 121: 512}
 

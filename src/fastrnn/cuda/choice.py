@@ -5,10 +5,10 @@ A pass of T steps takes, without what is the same for all plans (products before
     block   T * max(rounds * (barriers * BARRIER + LATENCY + together * (own * GATES + max(products, shared))), bytes)
     step    T * (launches * LAUNCH + max(products, bytes))
 
-with rounds: how often all processors are filled with blocks, `together` of them on each; own: pairs of a unit and a row
-that a thread has; products: the multiply-adds of a step, of a block at the rate of its processor, of the whole batch at
-GEMM_SHARE of the chip's; shared: bytes of weights and states that a block reads from shared memory; bytes: of a step from
-and to main memory. Backward has as many multiply-adds, and its gates count twice.
+with rounds: how often all processors are filled with blocks, `together` of them on each; own: pairs of a unit and a
+row that a thread has; products: the multiply-adds of a step, of a block at the rate of its processor, of the whole batch
+at GEMM_SHARE of the chip's; shared: bytes of weights and states that a block reads from shared memory; bytes: of a step
+from and to main memory. Backward has as many multiply-adds, and its gates count twice.
 
 The constants come from the design and the literature. None was measured by this package; `explain` says so.
 """
@@ -126,13 +126,17 @@ def _block(cell: Cell, shape: Shape, chip: Chip) -> Candidate:
 def _step(cell: Cell, shape: Shape, chip: Chip) -> Candidate:
     output = shape.projected or shape.hidden
     gates, products = len(cell.gates), 0 if shape.diagonal else 1 + (cell.gated is not None)
-    launches = 1 + products + (cell.gated is not None and products > 0) + 2 * (shape.projected > 0) + 3 * (shape.dense > 0)
+    launches = (
+        1 + products + (cell.gated is not None and products > 0) + 2 * (shape.projected > 0) + 3 * (shape.dense > 0)
+    )
     terms = shape.hidden * (output * (0 if shape.diagonal else gates) + shape.projected + shape.dense * shape.hidden)
     rate = {2: chip.tensor, 4: chip.float32, 8: chip.float32 / 2}[shape.itemsize] * chip.processors * GEMM_SHARE
     of_products = shape.batch * terms / rate / chip.clock
     seconds = 0.0
     for backward in (False, True)[: 1 + shape.train]:
-        moved = _memory(cell, shape, chip, backward) + 2 * _bytes(shape.batch * gates * shape.hidden * shape.itemsize, chip)
+        moved = _memory(cell, shape, chip, backward) + 2 * _bytes(
+            shape.batch * gates * shape.hidden * shape.itemsize, chip
+        )
         seconds += shape.steps * (launches * LAUNCH + max(of_products, moved))
     return Candidate("step", seconds, f"{launches} launches a step, replayed as a graph; serves every layer")
 

@@ -84,9 +84,9 @@ class Product(NamedTuple):
 class Fit(NamedTuple):
     """How a layer lies on a chip; pairs are for the forward and the backward pass.
 
-    What the compiler does with registers is not to be foreseen to the last: it may spill with fewer weights in them where
-    it did not with more. So there are several variants, each with fewer than the one before, and who compiles them takes
-    the first that spills nothing (kernels.load_on_chip; tests/test_cuda_compile.py in the whole range, for five chips).
+    What the compiler does with registers is not to be foreseen to the last: it may spill with fewer weights in them
+    where it did not with more. So there are several variants, and who compiles them takes the first that spills nothing
+    (kernels.load_on_chip; tests/test_cuda_compile.py in the whole range, for five chips).
     """
 
     variants: tuple[OnChip, ...]
@@ -146,15 +146,15 @@ def _placed(cell: Cell, layout: Layout, products: tuple[list[Product], ...], reg
 
 
 def _layout(dtype: str, hidden: int, batch: int, chip: Chip) -> Layout | str:
-    units = -(-hidden // 16) * 16
+    groups = 1 if hidden <= 16 * MMA_WARPS else 2
+    units = -(-hidden // (16 * groups)) * 16 * groups
     if dtype == "float64":
         return "it computes in float32"
     if item_bytes(dtype) == 2:
         if chip.capability < FIRST_BFLOAT16:
             return "its products of 16 bits need compute capability 8.0"
-        groups = 1 if units // 16 <= MMA_WARPS else 2
-        if units % (16 * groups) or units // 16 > groups * MMA_WARPS:
-            return f"{hidden} units are no whole groups of 16 for at most {MMA_WARPS} warps"
+        if units > 16 * groups * MMA_WARPS:
+            return f"{hidden} units are more than {32 * MMA_WARPS}"
         return Layout(True, units, MMA_ROWS, 1, groups, 2 * units // groups)
     slices = next((n for n in (8, 4, 2, 1) if units * n <= FMA_THREADS and units % (QUAD * n) == 0), 0)
     if not slices:

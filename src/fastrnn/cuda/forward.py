@@ -86,7 +86,7 @@ def has_options(packed: Packed, run: Run) -> bool:
 
 
 def shape_of(packed: Packed, run: Run, save: bool) -> Shape:
-    """What decides how a pass runs and what memory it needs; `train` stands for all that is kept for a backward pass."""
+    """What decides how a pass runs and what memory it needs; `train`: whether all that backward needs is kept."""
     steps, batch, inputs = map(int, run.x.shape)
     return Shape(
         steps, batch, steps * batch, steps, inputs, packed.hidden, 0 if packed.hr is None else packed.output,

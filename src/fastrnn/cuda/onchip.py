@@ -16,7 +16,10 @@ from fastrnn.recurrence import Run
 if TYPE_CHECKING:
     from fastrnn.cuda.backward import Backward
 
-def forward_loop(variants: tuple[OnChip, ...], packed: Packed, run: Run, states: States, into: Scratch, save: bool) -> None:
+
+def forward_loop(
+    variants: tuple[OnChip, ...], packed: Packed, run: Run, states: States, into: Scratch, save: bool
+) -> None:
     """Write the final state and y, and if they are to be saved all states, where forward_steps would."""
     (steps, batch), y = run.y.view.shape[:2], run.y.view
     if steps * batch == 0:
@@ -27,9 +30,9 @@ def forward_loop(variants: tuple[OnChip, ...], packed: Packed, run: Run, states:
         for slot in (states.slots(first, run.reverse)[0], states.slots(last, run.reverse)[1])
     )
     kept = (states.hs, states.cs, states.gates, states.s, states.seen) if save else (None,) * 5
-    k = kernels.load_on_chip(variants, cupy.cuda.Device().id)
+    k, weights = _packed(variants, "block_pack_forward", packed)
     k.launch(
-        "block_forward", batch, into.ax, k.packed("block_pack_forward", packed.hh), packed.bias, packed.p, run.keep, *_zone(run), h_first, c_first,
+        "block_forward", batch, into.ax, weights, packed.bias, packed.p, run.keep, *_zone(run), h_first, c_first,
         run.lengths, run.clear, *kept, states.own_h, states.own_c, h_last, c_last, y, *_strides(y), int(run.reverse),
         steps, batch, packed.hidden,
     )  # fmt: skip
@@ -41,13 +44,20 @@ def backward_loop(variants: tuple[OnChip, ...], packed: Packed, run: Run, states
     if steps * batch == 0:
         memory.dh0[...] = memory.direct
         return
-    k = kernels.load_on_chip(variants, cupy.cuda.Device().id)
+    k, weights = _packed(variants, "block_pack_backward", packed)
     k.launch(
-        "block_backward", batch, k.packed("block_pack_backward", packed.hh), packed.p, run.keep, *_zone(run), states.hs, states.cs, states.own_h,
+        "block_backward", batch, weights, packed.p, run.keep, *_zone(run), states.hs, states.cs, states.own_h,
         states.own_c, run.lengths, run.clear, states.gates, memory.dy, *_strides(memory.dy), memory.dcells,
         *_strides(memory.dcells), memory.direct, memory.dc, None if d.dax is d.dah else d.dax, d.dah, d.dah_last,
         memory.dp, memory.dh0, int(run.reverse), steps, batch, packed.hidden,
     )  # fmt: skip
+
+
+def _packed(variants: tuple[OnChip, ...], kernel: str, packed: Packed) -> tuple[kernels.OnChipKernels, Array]:
+    """The kernels, and the recurrent weights as they load them: about as long as one more launch, so not kept."""
+    assert packed.hh is not None, "a diagonal U is declined"
+    k = kernels.load_on_chip(variants, cupy.cuda.Device().id)
+    return k, k.packed(kernel, packed.hh)
 
 
 def _strides(array: Array | None) -> tuple[int, int]:
