@@ -196,21 +196,50 @@ MISTAKES = {
     "gated barrier backward": ("      __syncthreads();  // the last gate's gradient is there\n", ""),
     "one place for the state": ("both + (1 - parity) * First::seen;\n    bool cleared", "both;\n    bool cleared"),
     "one place for the gradients": ("both + (1 - parity) * First::seen;\n    A from", "both;\n    A from"),
-    "padding is run": ("const bool here = t < mine.length[j];\n      A h_new", "const bool here = true;\n      A h_new"),
+    "padding is run": (
+        "const bool here = t < mine.length[j];\n      A h_new",
+        "const bool here = true;\n      A h_new",
+    ),
     "padding sends gradients": ("arrives[j] = here && !now[j].cleared;", "arrives[j] = true;"),
     "reset is not seen": ("rounded<Seen>(cleared_next[j] ? A(0) : widen(sees))", "rounded<Seen>(widen(sees))"),
     "the state is not cleared": ("      if (cleared_next[j]) h[j] = c[j] = A(0);\n", ""),
-    "the first reset": ("if (clear && fetch(clear + time(begin) * B + mine.b[j])) h[j] = c[j] = A(0);", "if (false);"),
+    "the first reset": (
+        "if (clear && fetch(clear + time(begin) * B + mine.b[j])) h[j] = c[j] = A(0);",
+        "if (false);",
+    ),
     "the state before a late first step": ("      put(hs + entry, rounded<S>(h[j]));\n", ""),
     "gradients of padding": ("for (int t = steps; t < T; ++t) write_zeros(t, mine.b[j], unit_of(j));", ""),
     "y of padding": ("      put(y + t * y_step + mine.b[j] * y_row + u, rounded<S>(A(0)));\n", ""),
-    "gated state of padding": ("      if (Cell::gated && keeps) put(s + t * in_step", "      if (false) put(s + t * in_step"),
+    "gated state of padding": (
+        "      if (Cell::gated && keeps) put(s + t * in_step",
+        "      if (false) put(s + t * in_step",
+    ),
     "weights beyond H": ("return u < H && k < H ? fetch", "return k < H ? fetch"),
     "the last product": ("direct[j] + (arrives[j] ? from_first[j][0] * factor[j] : A(0))", "direct[j]"),
     "dropout backward": ("dh_t += from_later[j][0] * factor[j];", "dh_t += from_later[j][0];"),
-    "zoneout of c backward": ("held_c = share * dc_t[j], dc_t[j] = (A(1) - share) * dc_t[j];", "held_c = share * dc_t[j];"),
+    "zoneout of c backward": (
+        "held_c = share * dc_t[j], dc_t[j] = (A(1) - share) * dc_t[j];",
+        "held_c = share * dc_t[j];",
+    ),
     "rounding of the state": ("h[j] = widen(stored), c[j] = c_new;", "h[j] = h_new, c[j] = c_new;"),
 }  # fmt: skip
+
+
+def planted(monkeypatch: pytest.MonkeyPatch, before: str, after: str) -> None:
+    """Let the kernels of the block plan have a mistake."""
+    from fastrnn.cuda import kernels, source
+
+    own = source.assemble_on_chip
+
+    def with_mistake(variant: Any) -> str:
+        code = own(variant)
+        if code.count(before) != 1:  # no assertion: the test waits for one
+            raise LookupError(f"{before!r} stands {code.count(before)} times in the source")
+        return code.replace(before, after)
+
+    monkeypatch.setattr(source, "assemble_on_chip", with_mistake)
+    kernels.load_on_chip.cache_clear()
+
 
 PLANTED_OFTEN = ("forward barrier", "gated barrier backward", "padding sends gradients")
 
@@ -218,10 +247,10 @@ PLANTED_OFTEN = ("forward barrier", "gated barrier backward", "padding sends gra
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=nightly(name not in PLANTED_OFTEN), id=name) for name in MISTAKES]
 )
-def test_mistakes_are_seen(name: str, cupy: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mistakes_are_seen(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from fastrnn.cuda import kernels
 
-    planted(cupy, monkeypatch, *MISTAKES[name])
+    planted(monkeypatch, *MISTAKES[name])
     cell = "gru_reset_before" if "gated" in name else "lstm"
     case = Case(
         cell, "cuda", "bfloat16", T=8, B=5, H=13, bidirectional=True, lengths="random", reset="random", zoneout=0.2,

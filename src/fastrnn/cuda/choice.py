@@ -6,9 +6,9 @@ A pass of T steps takes, without what is the same for all plans (products before
     step    T * (launches * LAUNCH + max(products, bytes))
 
 with rounds: how often all processors are filled with blocks, `together` of them on each; own: pairs of a unit and a
-row that a thread has; products: the multiply-adds of a step, of a block at the rate of its processor, of the whole batch
-at GEMM_SHARE of the chip's; shared: bytes of weights and states that a block reads from shared memory; bytes: of a step
-from and to main memory. Backward has as many multiply-adds, and its gates count twice.
+row that a thread has; products: the multiply-adds of a step, of a block at the rate of its processor, of the whole
+batch at GEMM_SHARE of the chip's; shared: bytes of weights and states that a block reads from shared memory; bytes:
+of a step from and to main memory. Backward has as many multiply-adds, and its gates count twice.
 
 The constants come from the design and the literature. None was measured by this package; `explain` says so.
 """
