@@ -20,6 +20,7 @@ from cases import (
 )
 from tolerance import assert_close, assert_same_bits, rounding, trained
 
+import fastrnn
 from fastrnn import backends, models, philox, validation
 from fastrnn.models import autoencode, forecast, tag, translate
 from fastrnn.nn.embedding import scatter_add
@@ -73,24 +74,33 @@ def evaluate_on_device(case: Case, problem: Problem, layer: Any) -> dict[str, np
     return {name: value.get() for name, value in evaluate(layer, case, on_device(problem)).items()}
 
 
+@pytest.mark.parametrize("plan", ["step", "block"])
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_agrees_with_the_reference(case: Case) -> None:
+def test_agrees_with_the_reference(case: Case, plan: str) -> None:
+    from fastrnn.cuda import choice
+
     problem, layer = draw(case), make_layer(case, device="cuda:0")
+    if plan == "block" and "plan block: not for this layer" in fastrnn.plan(layer, case.T, case.B).explain():
+        pytest.skip("the plan declines this layer")
     want = expected(case, problem)
-    first = evaluate_on_device(case, problem, layer)
-    assert_results(case, problem, first, want)
-    for _ in range(PASSES - 1):
-        for name, value in evaluate_on_device(case, problem, layer).items():
-            assert_same_bits(name, value, first[name])
+    with choice.forced(plan):
+        first = evaluate_on_device(case, problem, layer)
+        assert_results(case, problem, first, want)
+        for _ in range(PASSES - 1):
+            for name, value in evaluate_on_device(case, problem, layer).items():
+                assert_same_bits(name, value, first[name])
 
 
+@pytest.mark.parametrize("plan", ["step", "block"])
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_small_cases(cell: str, dtype: str) -> None:
+def test_small_cases(cell: str, dtype: str, plan: str) -> None:
     """For compute-sanitizer: few launches, every kernel, and no pool, in which a wrong address would not show."""
     import cupy
 
-    with cupy.cuda.using_allocator(None):
+    from fastrnn.cuda import choice
+
+    with cupy.cuda.using_allocator(None), choice.forced(plan):
         plain: dict[str, Any] = {"lengths": "random", "reset": "random", "bidirectional": True}
         regularised = {**plain, "zoneout": 0.2, "recurrent_dropout": 0.2, "training": True}
         diagonal = {**regularised, "recurrent": "diagonal"}

@@ -537,6 +537,21 @@ def test_a_comparison_checks_and_times(
     )
 
 
+def test_a_row_of_the_block_plan_is_timed_step_by_step_too(on_the_host: dict[str, Any]) -> None:
+    from fastrnn.cuda import choice
+
+    with choice.forced("block"):
+        result = compare.compare(Case("lstm", "float32", 6, 2, 5))
+    assert {"fastrnn by step infer", "fastrnn by step train"} <= set(result["times"])
+    assert {mode["plan"] for mode in result["plans"].values()} == {"block"}
+    assert set(result["errors"]) == {"fastrnn", "fastrnn by step", "cudnn"}
+    by_block, by_step = (on_the_host[f"{name} infer"][0]._host for name in ("fastrnn", "fastrnn by step"))
+    np.testing.assert_allclose(by_block, by_step, rtol=0, atol=1e-6)
+    assert {"block_forward", "step_forward"} <= set(cupy_standin.launches)
+    line = next(iter(summary._planned({**result, "plans": {"infer": {"plan": "block", "model_ms": 0.25}}})))
+    assert line == "infer block 1.000 ms (25% by the model), step 1.000 ms"
+
+
 @pytest.mark.parametrize("wrong", ["y", "d x", "d weight_hh_l0", "d bias_ih_l0"])
 def test_no_time_is_taken_of_a_wrong_result(
     wrong: str, on_the_host: dict[str, Any], monkeypatch: pytest.MonkeyPatch

@@ -29,7 +29,7 @@ def run(record: Record) -> None:
     for dtype, mark in DTYPES.items():
         record.run(f"tests {dtype}", lambda mark=mark: tests(f"{mark}-"))
     record.run("tests other", lambda: tests(" and ".join(f"not {mark}-" for mark in DTYPES.values())))
-    for tool in tools("\n".join(map(source.assemble, source.variants()))):
+    for tool in tools("\n".join([*map(source.assemble, source.variants()), source.expand("block.cuh")])):
         record.run(tool, lambda tool=tool: sanitizer(tool))
 
 

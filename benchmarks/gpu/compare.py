@@ -6,6 +6,7 @@ The arrays are torch's; CuPy sees the same memory. No time is taken of a contest
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from copy import copy
 from dataclasses import dataclass
 from typing import Any
@@ -113,9 +114,10 @@ def to_torch(array: Any) -> Any:
 
 
 class Ours:
-    """fastrnn."""
+    """fastrnn, by the plan that it chooses or by another one."""
 
-    def __init__(self, case: Case, problem: Problem) -> None:
+    def __init__(self, case: Case, problem: Problem, plan: str | None = None) -> None:
+        self.plan = plan
         layers = {"lstm": fastrnn.LSTM, "gru": fastrnn.GRU, "rnn_tanh": fastrnn.RNN}
         kind: Callable[..., Any] = layers[case.cell]
         self.layer = kind(case.H, case.H, case.layers, dtype=case.dtype, device="cuda:0", seed=0)
@@ -125,15 +127,23 @@ class Ours:
         self.layer.update(self.params)
 
     def infer(self) -> Any:
-        return self.layer(self.x, lengths=self.lengths)
+        with self._planned():
+            return self.layer(self.x, lengths=self.lengths)
 
     def train(self) -> Any:
-        self.layer.update(self.params)  # as after an optimiser's step
-        return self.layer.forward(self.x, lengths=self.lengths).backward(self.d_y)
+        with self._planned():
+            self.layer.update(self.params)  # as after an optimiser's step
+            return self.layer.forward(self.x, lengths=self.lengths).backward(self.d_y)
+
+    def _planned(self) -> Any:
+        from fastrnn.cuda import choice
+
+        return nullcontext() if self.plan is None else choice.forced(self.plan)
 
     def results(self, d_y: Any) -> dict[str, Any]:
-        y, _, backward = self.layer.forward(self.x, lengths=self.lengths)
-        grads = backward(to_cupy(d_y))
+        with self._planned():
+            y, _, backward = self.layer.forward(self.x, lengths=self.lengths)
+            grads = backward(to_cupy(d_y))
         named = {"y": y, "d x": grads.x, **{f"d {name}": value for name, value in grads.params.items()}}
         return {name: to_torch(value) for name, value in named.items()}
 
@@ -237,12 +247,16 @@ def compare(case: Case) -> dict[str, Any]:
     problem = Problem(case)
     d_y = problem.block_gradient()
     want = Torch(case, problem, torch.float64).results(d_y, problem.block())
-    ours, peer = Ours(case, problem), Torch(case, problem)
-    errors = {name: error(one.results(d_y), want, problem) for name, one in (("fastrnn", ours), ("cudnn", peer))}
-    judge(errors["fastrnn"], errors["cudnn"], case.dtype)
+    plans = {mode: planned(case, mode == "train") for mode in ("infer", "train")}
+    ours, peer = {"fastrnn": Ours(case, problem)}, Torch(case, problem)
+    if any(mode["plan"] != "step" for mode in plans.values()):
+        ours["fastrnn by step"] = Ours(case, problem, "step")
+    errors = {name: error(one.results(d_y), want, problem) for name, one in [*ours.items(), ("cudnn", peer)]}
+    for name in ours:
+        judge(errors[name], errors["cudnn"], case.dtype)
     del want, d_y
     release()
-    contestants = {"fastrnn": ours, "cudnn": peer}
+    contestants: dict[str, Any] = {**ours, "cudnn": peer}
     if case.lengths:  # what padding costs instead: another job, so no ratio is made of it
         whole = problem.padded()
         contestants |= {"fastrnn padded": Ours(case, whole), "cudnn padded": Torch(case, whole)}
@@ -252,5 +266,20 @@ def compare(case: Case) -> dict[str, Any]:
     return {
         "errors": {name: {"error": value, "array": array} for name, (value, array) in errors.items()},
         "times": measured,
+        "plans": plans,
         "allow_tf32": False,
     }
+
+
+def planned(case: Case, train: bool) -> dict[str, Any]:
+    """The plan that fastrnn takes for a layer, and the milliseconds of all layers' loops by its model."""
+    from fastrnn.cells import CELLS
+    from fastrnn.cuda import choice
+    from fastrnn.recurrence import Shape
+
+    steps = case.T * case.B
+    taken = choice.choose(
+        CELLS[case.cell], Shape(case.T, case.B, steps, case.T, case.H, case.H, 0, case.dtype, train, False)
+    )
+    assert taken.seconds is not None
+    return {"plan": taken.plan, "model_ms": 1e3 * taken.seconds * case.layers}

@@ -29,6 +29,9 @@ def _section(section: str, content: Mapping[str, Any]) -> Iterator[str]:
             yield f"  {name:30} {result['us']:8.2f} us a barrier"
     for name, group in groups(right).items():
         yield f"  {name:30} cuDNN's time over fastrnn's: " + ", ".join(_ratios(group))
+    for name, result in right.items():
+        if any(chosen["plan"] != "step" for chosen in result.get("plans", {}).values()):
+            yield f"  {name:40} " + ", ".join(_planned(result))
     if section == "cudnn":
         for name, result in right.items():
             yield f"  {name:50} " + ", ".join(f"{mode} {t['ms']:.3f} ms" for mode, t in result["times"].items())
@@ -51,6 +54,14 @@ def groups(results: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:
 def ratio(times: Mapping[str, Any], mode: str) -> float:
     """cuDNN's time over fastrnn's: above 1, fastrnn is faster."""
     return float(times[f"cudnn {mode}"]["ms"] / times[f"fastrnn {mode}"]["ms"])
+
+
+def _planned(result: Mapping[str, Any]) -> Iterator[str]:
+    """Of a row that another plan than `step` ran: its time, the model's share of it, and what the steps would take."""
+    for mode, chosen in result["plans"].items():
+        took, by_step = (result["times"][f"{name} {mode}"]["ms"] for name in ("fastrnn", "fastrnn by step"))
+        share = chosen["model_ms"] / took
+        yield f"{mode} {chosen['plan']} {took:.3f} ms ({share:.0%} by the model), step {by_step:.3f} ms"
 
 
 def _ratios(group: list[Mapping[str, Any]]) -> Iterator[str]:
