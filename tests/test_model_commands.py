@@ -101,7 +101,7 @@ def test_a_complete_run_is_prolonged_by_steps_only(name):
 
 def test_forecast_tells_what_the_library_measures():
     told = json.loads(done("forecast", "train", *SMALL["forecast"], "--csv", "s.csv", "--ahead", 7, "--json").stdout)
-    model, series = Forecaster.load("forecast.safetensors"), forecast.csv_column(Path("s.csv"))
+    model, series = Forecaster.load("forecast.safetensors"), forecast.csv_column(Path("s.csv"))[1]
     assert told["rmse"]["gru"] == dict(zip(("train", "test"), model.rmse(series), strict=True))
     assert told["forecast"] == model.predict(series, 7).tolist()
     assert told["seasonal_naive_rmse"] == forecast.seasonal_naive(series, 9, 1)[1]

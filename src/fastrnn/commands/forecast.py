@@ -129,7 +129,8 @@ def _series(csv: Path | None, column: str | None, seed: int) -> tuple[str, Any]:
         if column is not None:
             raise ValueError(f"--column: expected nothing without --csv, got {column!r}")
         return "noisy sine", forecast.noisy_sine(seed=seed)
-    return csv.name, forecast.csv_column(csv, column)
+    name, values = forecast.csv_column(csv, column)
+    return f"{csv.name}, column {name!r}", values
 
 
 def _report(result: dict[str, Any]) -> str:
