@@ -10,6 +10,7 @@ import typer
 
 from fastrnn.commands.console import one_line_errors
 from fastrnn.commands.options import AsJson, Device, Seed, Threads, prepare
+from fastrnn.commands.progress import each
 
 DIAGONALS = ((1.2, 2.0, 1.1), (0.8, 0.1, 0.9))
 
@@ -65,7 +66,8 @@ def measure(
     }
     x = to_device(np.random.default_rng(seed).standard_normal((steps, batch, hidden)), device)
     cells: dict[str, list[float]] = {}
-    for name, layer in layers.items():
+    for name in each(layers):
+        layer = layers[name]
         layer.update({n: w * scale for n, w in layer.params.items() if n.startswith("weight_hh")})
         flows = gradient_flow(layer, x).h.reshape(num_layers, -1).tolist()
         cells |= {name if num_layers == 1 else f"{name}, layer {k}": row for k, row in enumerate(flows, start=1)}
