@@ -1,5 +1,6 @@
 """The commands around the models: what they print and write, resuming, bad input."""
 
+import errno
 import json
 import os
 import re
@@ -8,14 +9,18 @@ import subprocess
 import sys
 import time
 from functools import partial
+from io import StringIO
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.lines import Line2D
+from rich.console import Console
 from typer.testing import CliRunner, Result
 
 import fastrnn
-from fastrnn.commands import app
+from fastrnn.commands import app, plots, progress, running
 from fastrnn.models import Autoencoder, CharLM, Forecaster, Tagger, Translator, autoencode, forecast, tag, translate
 
 ROOT = Path(__file__).parent.parent
@@ -221,6 +226,94 @@ def test_gradflow_prints_norms_beside_the_closed_form_and_draws_them():
     flow = fastrnn.gradient_flow(gru, np.random.default_rng(0).standard_normal((9, 8, 32))).h
     np.testing.assert_array_equal([stacked["cells"][f"GRU, layer {k}"] for k in (1, 2)], flow)
     assert "layers: expected at least 1, got 0" in run("gradflow", "--layers", 0).stderr
+
+
+def test_rivals_are_trained_in_sight_and_the_order_of_the_table_is_fixed(monkeypatch):
+    result = done("forecast", "train", *SMALL["forecast"], "--compare")
+    assert re.findall(r"^(\w+), to compare$", result.stderr, re.MULTILINE) == ["rnn", "lstm"]
+    assert result.stderr.count("step     6: training loss") == 3
+    assert done("forecast", "train", *SMALL["forecast"], "--compare", "--quiet").stderr == ""
+    monkeypatch.setattr("fastrnn.commands.forecast.follow", lambda *_, **__: (None, True))
+    stopped = run("forecast", "train", *SMALL["forecast"], "--compare", "--quiet")
+    assert (stopped.exit_code, stopped.stdout) == (130, "")
+    assert stopped.stderr == "stopped while comparing; forecast.safetensors is complete\n"
+
+
+def test_the_command_that_goes_on_can_be_pasted_into_a_shell():
+    told = running.again(
+        "tag", "train", "--out", Path("my model"), device="cuda:0", conll=Path("a'b.conll"), test=None
+    )  # fmt: skip
+    assert told == """fastrnn tag train --out 'my model' --conll 'a'"'"'b.conll' --device cuda:0"""
+    assert running.again("charlm", device="cpu", text=None) == "fastrnn charlm"
+
+
+def test_results_are_written_whole_or_not_at_all(monkeypatch):
+    done("tag", "train", *SMALL["tag"])
+    done("autoencode", "train", *SMALL["autoencode"])
+    for name in ("y", "v"):
+        Path(name).write_text("old")
+    before = files()
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "v")
+
+    monkeypatch.setattr(os, "fsync", full)
+    for arguments in (["tag", "apply", "tag.safetensors", "w.txt", "-o", "y"],
+                      ["autoencode", "apply", "autoencode.safetensors", "bal", "-o", "v"]):  # fmt: skip
+        result = run(*arguments)
+        assert (result.exit_code, result.stderr) == (2, "error: v: No space left on device\n")
+        assert files() == before
+
+
+@pytest.mark.parametrize("name", [*SMALL, "charlm"])
+def test_what_cannot_be_written_is_refused_before_training(name, monkeypatch):
+    Path("x.txt").write_text("".join(WORDS))
+    data = {"charlm": ["--text", "x.txt"]}.get(name, SMALL.get(name, []))
+    Path("m.loss.png").mkdir()
+    result = run(name, "train", *data, "--out", "m")
+    assert (result.exit_code, result.stderr) == (
+        2, "error: --out: expected a file in a folder, got the folder m.loss.png\n"
+    )  # fmt: skip
+
+    def read_only(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", read_only)
+    result = run(name, "train", *data, "--out", "n")
+    assert result.exit_code == 2
+    assert result.stderr == (
+        "error: --out: expected a file in a folder that can be written, got . (Read-only file system)\n"
+    )
+
+
+def test_every_line_of_a_gradient_plot_can_be_told_apart(monkeypatch):
+    figures = []
+    monkeypatch.setattr(plots, "_write", lambda figure, path: figures.append(figure))
+    done("gradflow", "--steps", 3, "--hidden", 2, "--batch", 1, "--layers", 4, "--out", "g.png")
+    lines = figures[0].axes[0].get_lines()
+    colors, dashes = ([str(at(line)) for line in lines] for at in (Line2D.get_color, attrgetter("_dash_pattern")))
+    assert len(set(zip(colors, dashes, strict=True))) == 12
+    assert colors == [color for color in dict.fromkeys(colors) for _ in range(4)]  # one a cell
+
+
+def test_plots_say_what_the_user_named_letter_by_letter(capsys):
+    name = "price ($) of $\\x$"  # no mathematics
+    plots.forecast(name, np.arange(9.0), 6, np.arange(3.0), [1.0], Path("f.png"))
+    plots.forecast(name, np.arange(9.0), None, [], [1.0], Path("g.png"))
+    plots.attention("a $", {name: ("\\$ b", np.full((5, 3), 0.3))}, Path("a.png"))
+    assert capsys.readouterr().err == ""
+    plots.attention("\U000f0000", {"x": ("\U000f0000 b", np.full((4, 1), 0.3))}, Path("b.png"))  # private: no font
+    assert capsys.readouterr().err == (
+        "b.png: drawn with boxes for characters that the font lacks: \U000f0000\n"
+    )  # fmt: skip
+    assert all(files()[name].startswith(PNG) for name in ("f.png", "g.png", "a.png", "b.png"))
+
+
+def test_long_work_without_steps_shows_a_bar_on_a_terminal(monkeypatch):
+    terminal = Console(file=StringIO(), force_terminal=True, width=80)
+    monkeypatch.setattr(progress, "Console", lambda **_: terminal)
+    done("gradflow", "--steps", 3, "--hidden", 2, "--batch", 1)
+    assert re.search(r"GRU .*3/3", terminal.file.getvalue())  # as it stood when the bar went
 
 
 BAD = [

@@ -11,7 +11,7 @@ import typer
 from fastrnn.commands import options
 from fastrnn.commands.console import one_line_errors
 from fastrnn.commands.options import AsJson, Device, Quiet, Resume, Seed, Threads, only_steps_with_resume, prepare
-from fastrnn.commands.running import outputs, report, run_rows
+from fastrnn.commands.running import again, outputs, report, run_rows
 from fastrnn.commands.running import train as run
 
 if TYPE_CHECKING:
@@ -52,8 +52,8 @@ def train(
 ) -> None:
     """Train a tagger, and measure the entities it finds in sentences it has not seen, beside a baseline."""
     with one_line_errors():
-        prepare(device, threads, out)
         files = outputs(out)
+        prepare(device, threads, *list(files.values())[:3])
         from fastrnn.models import Schedule, Tagger
         from fastrnn.models.tag import most_frequent_label
 
@@ -68,11 +68,11 @@ def train(
         if not resume:
             sizes: dict[str, Any] = {"hidden": hidden, "embedding": embedding, "dropout": dropout, "seed": seed}
             model = Tagger.of(corpus.train, level="word" if conll else level, device=device, **sizes)
-        data = (f" --conll {conll}" if conll else "") + (f" --test {test}" if test else "") + options.where(device)
         result = run(
             lambda observer: model.fit(corpus, schedule, observer, resume=resume), model, files,
             title=f"{corpus.name}: {len(corpus.train):,} sentences to train on, {len(corpus.held_out):,} held out",
-            score="1 - F1 on held-out sentences", quiet=quiet, again=f"fastrnn tag train --resume --out {out}{data}",
+            score="1 - F1 on held-out sentences", quiet=quiet,
+            again=again("tag", "train", "--resume", "--out", out, device=device, conll=conll, test=test),
         )  # fmt: skip
         result |= {
             "corpus": corpus.name, "train_sentences": len(corpus.train), "held_out_sentences": len(corpus.held_out),
@@ -95,6 +95,7 @@ def apply(
     """Label a text, in CoNLL form: a token and its label a line (blanks and line ends as Python shows them)."""
     with one_line_errors():
         prepare(device, threads, *([] if out is None else [out]))
+        from fastrnn.checkpoint import write_bytes
         from fastrnn.models import Tagger
         from fastrnn.models.corpus import read_text
 
@@ -105,7 +106,7 @@ def apply(
         blocks = ["\n".join(f"{t if t.strip() else repr(t)}\t{label}" for t, label in pair) for pair in pairs]
         written = json.dumps(pairs) if as_json else "\n\n".join(blocks)
         if out is not None:
-            out.write_text(written + "\n", encoding="utf-8")
+            write_bytes(out, f"{written}\n".encode("utf-8", "surrogatepass"))
     if out is None:
         typer.echo(written)
 
