@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import os
 import re
 import signal
@@ -286,11 +287,30 @@ def test_what_cannot_be_written_is_refused_before_training(name, monkeypatch):
     )
 
 
+def test_gradients_out_of_range_are_infinite_in_the_table_and_null_in_json(monkeypatch):
+    figures = []
+    monkeypatch.setattr(plots, "_write", lambda figure, path: figures.append(figure))
+    arguments = ["gradflow", "--steps", 1100, "--hidden", 2, "--batch", 1]
+    result = done(*arguments, "--json")  # warnings are errors here
+    told = json.loads(result.stdout, parse_constant=pytest.fail)
+    values = told["diagonal"]["U = diag(1.2, 2.0, 1.1)"].values()
+    norms, closed_form = ([math.inf if norm is None else norm for norm in column] for column in values)
+    np.testing.assert_allclose(norms[100:], closed_form[100:], rtol=1e-12)  # 2^1000: its square is no float64
+    assert norms[0] == closed_form[0] == math.inf
+    assert " inf" in done(*arguments).stdout
+    assert "nan" not in done(*arguments).stdout
+    assert min(told["cells"]["RNN (tanh)"]) == 0
+    drawn = np.concatenate([line.get_ydata() for axes in figures[0].axes for line in axes.get_lines()])
+    assert np.nanmin(drawn) > 0
+
+
 def test_every_line_of_a_gradient_plot_can_be_told_apart(monkeypatch):
     figures = []
     monkeypatch.setattr(plots, "_write", lambda figure, path: figures.append(figure))
     done("gradflow", "--steps", 3, "--hidden", 2, "--batch", 1, "--layers", 4, "--out", "g.png")
-    lines = figures[0].axes[0].get_lines()
+    lines = [line for line in figures[0].axes[0].get_lines() if len(line.get_xdata())]
+    legend = [text.get_text() for text in figures[0].axes[0].get_legend().get_texts()]
+    assert sorted(legend) == ["GRU", "LSTM", "RNN (tanh)", "layer 1", "layer 2", "layer 3", "layer 4"]
     colors, dashes = ([str(at(line)) for line in lines] for at in (Line2D.get_color, attrgetter("_dash_pattern")))
     assert len(set(zip(colors, dashes, strict=True))) == 12
     assert colors == [color for color in dict.fromkeys(colors) for _ in range(4)]  # one a cell
@@ -337,6 +357,7 @@ BAD = [
     (["forecast", "train", "--resume"], "forecast.safetensors: No such file or directory"),
     (["forecast", "train", "--resume", "--compare"], "--compare: expected nothing"),
     (["forecast", "predict", "charlm"], "charlm: expected a checkpoint of a Forecaster, got one of 'CharLM'"),
+    (["forecast", "predict", "empty", "--ahead", "0"], "ahead: expected at least 1, got 0"),
     (["forecast", "predict", "empty"], "empty: expected a safetensors file"),
     (["tag", "train", "--conll", "empty"], "empty: expected at least one sentence"),
     (["tag", "train", "--conll", "w.txt"], "w.txt, line 1: expected a token and a label"),
@@ -355,7 +376,7 @@ BAD = [
     (["autoencode", "train", "--lines", "empty"], "empty: expected at least two different texts, got 0"),
     (["autoencode", "train", "--lines", "bytes"], "bytes: expected UTF-8 text, got byte 0xff"),
     (["autoencode", "train", "--code", "0"], "code: expected at least 1"),
-    (["autoencode", "apply", "charlm", "x"], "charlm: expected a checkpoint of an? Autoencoder"),
+    (["autoencode", "apply", "charlm", "x"], "charlm: expected a checkpoint of an Autoencoder, got one of 'CharLM'"),
     (["gradflow", "--steps", "0"], "steps: expected at least 1"),
     (["gradflow", "--init", "zeros"], "init: expected one of"),
     (["gradflow", "--scale", "nan"], "scale: expected a finite number"),
@@ -396,6 +417,14 @@ def test_unknown_characters_in_what_is_to_be_translated_or_encoded_are_refused()
         result = run(*arguments)
         assert result.exit_code == 2
         assert re.fullmatch(f"error: {re.escape(message)}.*\n", result.stderr), result.stderr
+
+
+def test_an_empty_text_has_no_sentence_to_tag():
+    done("tag", "train", *SMALL["tag"])
+    Path("blank").write_text("\n \n")
+    for command in ("apply", "suggest"):
+        result = run("tag", command, "tag.safetensors", "blank")
+        assert (result.exit_code, result.stderr) == (2, "error: blank: expected at least one sentence, got none\n")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGINT cannot be sent to one process there")

@@ -228,10 +228,10 @@ def test_a_spoilt_or_foreign_checkpoint_is_refused(name, tmp_path):
         kind.load(path)
     start = data.index(b'\\"seed\\"')
     path.write_bytes(data[:start] + b'\\"sead\\"' + data[start + 8 :])
-    with pytest.raises(ValueError, match=f"m: expected a checkpoint of a {kind.__name__}, got a damaged one"):
+    with pytest.raises(ValueError, match=f"m: expected a checkpoint of an? {kind.__name__}, got a damaged one"):
         kind.load(path)
     fastrnn.GRU(2, 2).save(path)
-    with pytest.raises(ValueError, match=f"m: expected a checkpoint of a {kind.__name__}, got one of 'GRU'"):
+    with pytest.raises(ValueError, match=f"m: expected a checkpoint of an? {kind.__name__}, got one of 'GRU'"):
         kind.load(path)
 
 
@@ -460,6 +460,7 @@ def test_a_csv_column_is_read(tmp_path):
         ("a,b\n1,x\n", None, "a.csv, line 2: expected a number in column 'b', got 'x'"),
         ("a,b\n1,nan\n", None, "a.csv, line 2: expected a number in column 'b', got 'nan'"),
         ('a,b\n"1\n",2\n1,-inf\n', None, "a.csv, line 4: expected a number in column 'b', got '-inf'"),
+        ("a,b\n1," + "x" * 999, None, r"a.csv, line 2: expected a number in column 'b', got 'x{80}\.\.\.'$"),
         ("a\n1\n\n2\n", None, "a.csv, line 3: expected a number in column 'a', got nothing"),
         ('a\n"' + "1" * 200_000, None, "a.csv, line 2: expected comma-separated values .field larger"),
         ("a,b\n1,2\n", "c", "column: expected one of 'a', 'b' in .*a.csv, got 'c'"),

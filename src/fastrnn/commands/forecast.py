@@ -71,6 +71,7 @@ def train(
             model = Forecaster(cell=cell, **sizes)
         name, series = _series(csv, column, model.seed)
         future = validation.integer("ahead", ahead, 1)
+        test = forecast.windows(series, model.window, model.horizon)[1]  # refuses a short series before all else
         result = run(
             lambda observer: model.fit(series, schedule, observer, resume=resume), model, files,
             title=f"{name}: {len(series):,} values, {model.arguments['cell']}", score=SCORE, quiet=quiet,
@@ -96,7 +97,6 @@ def train(
             "autoregressive_rmse": forecast.autoregressive(series, model.window, model.horizon),
             "forecast": model.predict(series, future).tolist(), "plot": str(files["plot"]),
         }  # fmt: skip
-        test = forecast.windows(series, model.window, model.horizon)[1]
         split = int(forecast.TRAIN_PART * len(series))
         predicted = model.predict_windows(test.x)[:, -1]
         plots.forecast(name, series, split, predicted, result["forecast"], files["plot"])
@@ -117,9 +117,11 @@ def predict(
     """Print the values that follow a series, one a line."""
     with one_line_errors():
         prepare(device, threads, *([] if out is None else [out]))
+        from fastrnn import validation
         from fastrnn.commands import plots
         from fastrnn.models import Forecaster
 
+        validation.integer("ahead", ahead, 1)
         model = Forecaster.load(checkpoint, device)
         name, series = _series(csv, column, model.seed)
         values = model.predict(series, ahead).tolist()
@@ -130,13 +132,14 @@ def predict(
 
 def _series(csv: Path | None, column: str | None, seed: int) -> tuple[str, Any]:
     from fastrnn.models import forecast
+    from fastrnn.models.corpus import quoted
 
     if csv is None:
         if column is not None:
             raise ValueError(f"--column: expected nothing without --csv, got {column!r}")
         return "noisy sine", forecast.noisy_sine(seed=seed)
     name, values = forecast.csv_column(csv, column)
-    return f"{csv.name}, column {name!r}", values
+    return f"{csv.name}, column {quoted(name)}", values
 
 
 def _report(result: dict[str, Any]) -> str:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DPI = 120
+DRAWN = 1e250  # what is larger is left out, for the margins of the axis must be float64 numbers too
 GLYPH = re.compile(r"Glyph (\d+) .*missing from")  # matplotlib's warning, which names its own source file
 FEW = 20  # values of a forecast that are marked one by one: a single one has no line
 
@@ -53,6 +54,7 @@ def loss_curve(
     (first,) = left.plot(steps, [line["loss"] for line in history], "C0.-", label=loss)
     (second,) = right.plot(steps, [line["score"] for line in history], "C1s--", markersize=3, label=score)
     left.set(xlabel="step", ylabel=unit or loss)
+    left.locator_params(axis="x", integer=True)
     if unit is None:
         left.set(yscale="log")
         right.set(ylabel=score)
@@ -75,20 +77,34 @@ def gradient_flow(
     for name, norms in cells.items():
         cell = name.partition(",")[0]
         k = layers[cell] = layers.get(cell, -1) + 1
-        style = (0, (6 / k, 2)) if k else "-"
-        left.plot(range(len(norms)), norms, f"C{list(layers).index(cell)}", linestyle=style, label=name)
+        style, color = (0, (6 / k, 2)) if k else "-", f"C{list(layers).index(cell)}"
+        left.plot(range(len(norms)), _above_zero(norms), color, linestyle=style, label="" if k else cell)
+        if name != cell and color == "C0":
+            left.plot([], [], "k", linestyle=style, label=f"layer {k + 1}")
     left.set(title="random input, L = sum of $h_T$")
     for k, (name, (norms, closed_form)) in enumerate(diagonals.items()):
         t = np.arange(len(norms))
-        right.plot(t, norms, f"C{k}-", label=name)
+        right.plot(t, _above_zero(norms), f"C{k}-", label=name)
         every = max(1, len(t) // 15)
-        right.plot(t[::every], closed_form[::every], f"C{k}o", fillstyle="none", label=r"closed form $\|U^{T-t} 1\|$")
+        right.plot(
+            t[::every],
+            _above_zero(closed_form)[::every],
+            f"C{k}o",
+            fillstyle="none",
+            label=r"closed form $\|U^{T-t} 1\|$",
+        )
     right.set(title=r"$h_t = U h_{t-1} + x_t$, diagonal U")
     for axes in (left, right):
         axes.set(xlabel="t", ylabel=r"$\|dL/dh_t\|$", yscale="log")
         axes.grid(alpha=0.3)
         axes.legend()
     _write(figure, path)
+
+
+def _above_zero(values: Sequence[float]) -> Any:
+    """The values that a logarithmic axis can show, NaN for the others: it would draw a fall to its edge for 0."""
+    array = np.array(values)
+    return np.where((array > 1 / DRAWN) & (array < DRAWN), array, np.nan)
 
 
 def forecast(name: str, series: Any, split: int | None, predicted: Any, ahead: Any, path: Path) -> None:
@@ -104,7 +120,7 @@ def forecast(name: str, series: Any, split: int | None, predicted: Any, ahead: A
     """
     figure, axes = _figure(9, 4)
     N = len(series)
-    unseen = len(ahead) if split is None else N - split
+    unseen = max(FEW, len(ahead)) if split is None else N - split
     shown = max(0, N - 3 * unseen)  # what was not seen in training, or is forecast, fills about a third
     axes.plot(range(shown, N), series[shown:], "0.6", label="series")
     if len(predicted):
@@ -115,6 +131,7 @@ def forecast(name: str, series: Any, split: int | None, predicted: Any, ahead: A
         axes.axvline(split, color="k", linewidth=0.8, linestyle=":", label="end of the training part")
     axes.set(xlabel="t (values from the start)", ylabel="value")
     axes.set_title(name, parse_math=False)
+    axes.locator_params(axis="x", integer=True)
     axes.grid(alpha=0.3)
     figure.legend(loc="outside lower center", ncols=4)  # beside it, it would take a third of the width
     _write(figure, path)
@@ -135,5 +152,6 @@ def attention(source: str, translations: Mapping[str, tuple[str, Any]], path: Pa
         axes.set_xticks(range(len(source)), [*source.replace(" ", "␣")], parse_math=False)
         axes.set_yticks(range(len(text) + 1), [*text.replace(" ", "␣"), "end"], parse_math=False)
         axes.set_title(language, parse_math=False)
+        axes.set(xlabel="read", ylabel="written")
     figure.colorbar(image, ax=panels, label="attention", fraction=0.1)
     _write(figure, path)

@@ -15,7 +15,7 @@ from fastrnn.commands.running import again, outputs, report, run_rows
 from fastrnn.commands.running import train as run
 
 if TYPE_CHECKING:
-    from fastrnn.models.tag import Corpus
+    from fastrnn.models.tag import Corpus, Tagger
 
 FIXED = ("level", "hidden", "embedding", "dropout", "batch", "lr", "seed")
 Checkpoint = Annotated[Path, typer.Argument(help="What `train` wrote.", show_default=False)]
@@ -97,10 +97,9 @@ def apply(
         prepare(device, threads, *([] if out is None else [out]))
         from fastrnn.checkpoint import write_bytes
         from fastrnn.models import Tagger
-        from fastrnn.models.corpus import read_text
 
         model = Tagger.load(checkpoint, device)
-        sentences = model.sentences_of(read_text(text))
+        sentences = _sentences(model, text)
         labels = model.tag(sentences)
         pairs = [list(zip(tokens, tags, strict=True)) for tokens, tags in zip(sentences, labels, strict=True)]
         blocks = ["\n".join(f"{t if t.strip() else repr(t)}\t{label}" for t, label in pair) for pair in pairs]
@@ -125,11 +124,10 @@ def suggest(
         prepare(device, threads)
         from fastrnn import validation
         from fastrnn.models import Tagger
-        from fastrnn.models.corpus import read_text
 
         validation.integer("count", count, 1)
         model = Tagger.load(checkpoint, device)
-        sentences = model.sentences_of(read_text(text))
+        sentences = _sentences(model, text)
         joint = " " if model.level == "word" else ""
         found = [
             {"sentence": i + 1, "mean_log_probability": value, "text": joint.join(sentences[i])}
@@ -137,6 +135,14 @@ def suggest(
         ]
     lines = [f"{row['mean_log_probability']:8.4f}  {row['sentence']:>5}  {row['text']!r}" for row in found]
     typer.echo(json.dumps(found, indent=2) if as_json else "\n".join(lines))
+
+
+def _sentences(model: Tagger, text: Path) -> list[list[str]]:
+    from fastrnn.models.corpus import read_text
+
+    if sentences := model.sentences_of(read_text(text)):
+        return sentences
+    raise ValueError(f"{text}: expected at least one sentence, got none")
 
 
 def _corpus(conll: Path | None, test: Path | None, level: str, seed: int) -> Corpus:

@@ -18,7 +18,7 @@ from fastrnn import GRU, LSTM, RNN, validation
 from fastrnn.arrays import Array, array_module, describe, module_of, to_device, to_host
 from fastrnn.errors import ShapeError
 from fastrnn.models import parts
-from fastrnn.models.corpus import read_text
+from fastrnn.models.corpus import quoted, read_text
 from fastrnn.models.fitting import Observer, Point, Schedule, Snapshot, fit, schedule_of
 from fastrnn.models.parts import Parts, on_its_device
 from fastrnn.nn import Linear, mse
@@ -313,7 +313,7 @@ def csv_column(path: Path, column: str | None = None) -> tuple[str, Array]:
     if column is None:
         column = names[-1]
     if column not in names:
-        raise ValueError(f"column: expected one of {', '.join(map(repr, names))} in {path}, got {column!r}")
+        raise ValueError(f"column: expected one of {', '.join(map(quoted, names))} in {path}, got {column!r}")
     at, values = names.index(column), []
     for line, row in rest:
         text = row[at].strip() if at < len(row) else ""
@@ -322,8 +322,8 @@ def csv_column(path: Path, column: str | None = None) -> tuple[str, Array]:
         except ValueError:
             values.append(math.nan)
         if not math.isfinite(values[-1]):
-            text = repr(text) if text else "nothing"
-            raise ValueError(f"{path}, line {line}: expected a number in column {column!r}, got {text}")
+            text = quoted(text) if text else "nothing"
+            raise ValueError(f"{path}, line {line}: expected a number in column {quoted(column)}, got {text}")
     return column, np.array(values)
 
 
