@@ -166,7 +166,9 @@ def test_tag_reads_source_as_it_was_trained(level, monkeypatch):
 
 
 def test_translate_tells_what_the_library_translates():
-    told = json.loads(done("translate", "train", *SMALL["translate"], "--json").stdout)
+    result = done("translate", "train", *SMALL["translate"], "--json")
+    assert result.stderr.endswith("\nmeasuring 12 held-out examples, greedy and by a beam of 2\n")
+    told = json.loads(result.stdout)
     model, corpus = Translator.load("translate.safetensors"), translate.table(Path("t.tsv"))
     assert told["held_out"] == len(corpus.held_out) == 12
     assert told["exact_greedy"] == model.exact(corpus.held_out)
@@ -185,7 +187,9 @@ def test_translate_tells_what_the_library_translates():
 
 
 def test_autoencode_tells_what_comes_back():
-    told = json.loads(done("autoencode", "train", *SMALL["autoencode"], "--steps", 30, "--json").stdout)
+    result = done("autoencode", "train", *SMALL["autoencode"], "--steps", 30, "--json")
+    assert result.stderr.endswith("\nmeasuring 6 held-out texts\n")
+    told = json.loads(result.stdout)
     model, corpus = Autoencoder.load("autoencode.safetensors"), autoencode.lines(Path("w.txt"))
     assert told["exact"] == model.exact(corpus.held_out)
     assert list(told["examples"]) == corpus.held_out[:8]

@@ -12,7 +12,7 @@ import typer
 from fastrnn.commands import options
 from fastrnn.commands.console import one_line_errors
 from fastrnn.commands.options import AsJson, Device, Quiet, Resume, Seed, Threads, only_steps_with_resume, prepare
-from fastrnn.commands.running import again, outputs, report, run_rows
+from fastrnn.commands.running import again, measuring, outputs, report, run_rows
 from fastrnn.commands.running import train as run
 
 FIXED = ("code", "hidden", "embedding", "batch", "lr", "seed")
@@ -65,6 +65,7 @@ def train(
             score="share of held-out texts not reconstructed", quiet=quiet,
             again=again("autoencode", "train", "--resume", "--out", out, device=device, lines=lines),
         )  # fmt: skip
+        measuring(f"{len(corpus.held_out):,} held-out texts", quiet)
         shown = corpus.held_out[:SHOWN]
         result |= {
             "corpus": corpus.name, "train_texts": len(corpus.train), "held_out_texts": len(corpus.held_out),

@@ -112,6 +112,12 @@ def follow(
     return point, point.step < point.steps and interrupted()
 
 
+def measuring(what: str, quiet: bool) -> None:
+    """Say what is measured once the training is over, for it may take as long as some of its steps did."""
+    if not quiet:
+        typer.echo(f"measuring {what}", err=True)
+
+
 def report(rows: dict[str, str]) -> str:
     """Lay out a result: a name and a value a line."""
     width = max(map(len, rows))

@@ -11,7 +11,7 @@ import typer
 from fastrnn.commands import options
 from fastrnn.commands.console import one_line_errors
 from fastrnn.commands.options import AsJson, Device, Quiet, Resume, Seed, Threads, only_steps_with_resume, prepare
-from fastrnn.commands.running import again, outputs, report, run_rows
+from fastrnn.commands.running import again, measuring, outputs, report, run_rows
 from fastrnn.commands.running import train as run
 
 FIXED = ("hidden", "embedding", "attention", "forcing", "curriculum", "batch", "lr", "seed")
@@ -88,6 +88,7 @@ def train(
                 numbers=None if table else numbers,
             ),
         )  # fmt: skip
+        measuring(f"{len(corpus.held_out):,} held-out examples, greedy and by a beam of {width}", quiet)
         text = max((e.source for e in corpus.held_out), key=lambda source: (len(source) <= 30, len(source)))
         plots.attention(text, {name: model.attend(text, name) for name in model.languages}, files["plot"])
         shown = {
