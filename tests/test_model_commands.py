@@ -292,8 +292,8 @@ def test_what_cannot_be_written_is_refused_before_training(name, monkeypatch):
 
 
 def test_gradients_out_of_range_are_infinite_in_the_table_and_null_in_json(monkeypatch):
-    figures = []
-    monkeypatch.setattr(plots, "_write", lambda figure, path: figures.append(figure))
+    figures, write = [], plots._write
+    monkeypatch.setattr(plots, "_write", lambda figure, path: figures.append(figure) or write(figure, path))
     arguments = ["gradflow", "--steps", 1100, "--hidden", 2, "--batch", 1]
     result = done(*arguments, "--json")  # warnings are errors here
     told = json.loads(result.stdout, parse_constant=pytest.fail)
@@ -318,6 +318,12 @@ def test_every_line_of_a_gradient_plot_can_be_told_apart(monkeypatch):
     colors, dashes = ([str(at(line)) for line in lines] for at in (Line2D.get_color, attrgetter("_dash_pattern")))
     assert len(set(zip(colors, dashes, strict=True))) == 12
     assert colors == [color for color in dict.fromkeys(colors) for _ in range(4)]  # one a cell
+
+
+def test_a_gradient_plot_of_the_whole_range_of_float64_is_drawn():
+    norms = 10.0 ** np.arange(-308, 309)  # the ticks that matplotlib tries lie far beyond what is drawn
+    plots.gradient_flow({"RNN (tanh)": norms.tolist()}, {"U": ([0.0, 1e308], [np.inf, 1.0])}, Path("g.png"))
+    assert files()["g.png"].startswith(PNG)
 
 
 def test_plots_say_what_the_user_named_letter_by_letter(capsys):

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DPI = 120
-DRAWN = 1e250  # what is larger is left out, for the margins of the axis must be float64 numbers too
+DRAWN = 1e150  # what is larger is left out, for the axis has ticks far beyond it, which must be float64 numbers too
 GLYPH = re.compile(r"Glyph (\d+) .*missing from")  # matplotlib's warning, which names its own source file
 FEW = 20  # values of a forecast that are marked one by one: a single one has no line
 
