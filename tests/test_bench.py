@@ -570,7 +570,7 @@ def test_bad_options_are_refused_before_anything_is_measured(command, arguments,
     monkeypatch.setattr(measure, "run", lambda *a: pytest.fail("measured"))
     result = command(*arguments)
     assert result.exit_code == 2
-    assert word in result.output
+    assert re.fullmatch(rf"error: [^\n]*{re.escape(word)}[^\n]*\n", result.stderr), result.output
 
 
 def test_listing_the_cases(command):

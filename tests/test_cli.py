@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 import fastrnn
-from fastrnn.commands import app
+from fastrnn.commands import app, plots
 from fastrnn.commands.progress import interruptible
 from fastrnn.models import CharLM, Settings, Watch, text_file
 from fastrnn.models.ngram import NGram
@@ -70,7 +70,7 @@ def test_training_reports_what_the_library_measures(text, tmp_path):
     out = tmp_path / "model"
     result = train(text, out, "--steps", 40, "--json", "--report-every", 15, "--cell", "gru", "--lr", 0.02)
     told, corpus = json.loads(result.stdout), text_file(text)
-    assert re.findall(r"step +(\d+): train", result.stderr) == ["15", "30"]
+    assert re.findall(r"step +(\d+): train", result.stderr) == ["15", "30", "40"]
     model = CharLM.load(out)
     ids = [model.vocabulary.encode(part) for part in (corpus.train, corpus.held_out)]
     assert told["held_out_bits"] == model.bits_per_character(corpus.held_out)
@@ -86,6 +86,27 @@ def test_training_reports_what_the_library_measures(text, tmp_path):
     assert told["train_bits"] == progress.train_bits
     for name, array in twin.params.items():
         assert model.params[name].tobytes() == array.tobytes(), name
+
+
+def test_training_writes_a_log_and_a_plot_that_go_on_when_it_is_resumed(text, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(plots, "loss_curve", lambda history, path, *_: drawn.append((history, path.name)))
+    told = json.loads(train(text, tmp_path / "a", "--steps", 40, "--json", "--report-every", 15).stdout)
+    assert told["log"] == str(tmp_path / "a.jsonl")
+    lines = [json.loads(line) for line in Path(told["log"]).read_text().splitlines()]
+    assert [line["step"] for line in lines] == [15, 30, 40]
+    assert lines[-1]["loss"] == told["train_bits"]
+    assert lines[-1]["score"] == told["held_out_bits"]  # this text is short: all of it is measured
+    assert drawn == [(lines, "a.loss.png")]
+    asked = iter(range(1, 41))
+    stopped = CharLM(text_file(text).train, hidden=8, embedding=4, seed=0)
+    settings = Settings(steps=40, batch=3, window=9)
+    stopped.fit(text_file(text), settings, Watch(stop=lambda: next(asked) == 20, report_every=15))
+    stopped.save(tmp_path / "b")
+    run("charlm", "train", "--text", text, "--resume", tmp_path / "b", "--report-every", 15)
+    assert (tmp_path / "b.jsonl").read_text() == (tmp_path / "a.jsonl").read_text()
+    assert (tmp_path / "b").read_bytes() == (tmp_path / "a").read_bytes()
+    assert "--out: expected a name that the log" in run("charlm", "train", "--out", tmp_path / "a.jsonl").stderr
 
 
 def test_training_prints_the_model_beside_the_trigram(text, tmp_path):
@@ -244,7 +265,7 @@ def test_ctrl_c_writes_a_checkpoint_that_goes_on_to_the_same_bits(text, tmp_path
     stopped = re.search(rf"stopped after step (\d+) of {total}; go on with\n  fastrnn (.*)\n", messages)
     assert stopped is not None, messages
     assert stopped[2] == f"charlm train --resume {out} --text {text}"
-    assert {path.name for path in tmp_path.iterdir()} == {"model", "text.py"}
+    assert {path.name for path in tmp_path.iterdir()} == {"model", "model.jsonl", "text.py"}
     step, stop_at = int(stopped[1]), int(stopped[1]) + 7
     whole = CharLM(corpus.train, hidden=8, embedding=4, seed=0)
     asked = iter(range(1, total))

@@ -1,6 +1,8 @@
 """The commands around the models: what they print and write, resuming, bad input."""
 
+import errno
 import json
+import math
 import os
 import re
 import signal
@@ -8,14 +10,18 @@ import subprocess
 import sys
 import time
 from functools import partial
+from io import StringIO
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.lines import Line2D
+from rich.console import Console
 from typer.testing import CliRunner, Result
 
 import fastrnn
-from fastrnn.commands import app
+from fastrnn.commands import app, plots, progress, running
 from fastrnn.models import Autoencoder, CharLM, Forecaster, Tagger, Translator, autoencode, forecast, tag, translate
 
 ROOT = Path(__file__).parent.parent
@@ -101,7 +107,7 @@ def test_a_complete_run_is_prolonged_by_steps_only(name):
 
 def test_forecast_tells_what_the_library_measures():
     told = json.loads(done("forecast", "train", *SMALL["forecast"], "--csv", "s.csv", "--ahead", 7, "--json").stdout)
-    model, series = Forecaster.load("forecast.safetensors"), forecast.csv_column(Path("s.csv"))
+    model, series = Forecaster.load("forecast.safetensors"), forecast.csv_column(Path("s.csv"))[1]
     assert told["rmse"]["gru"] == dict(zip(("train", "test"), model.rmse(series), strict=True))
     assert told["forecast"] == model.predict(series, 7).tolist()
     assert told["seasonal_naive_rmse"] == forecast.seasonal_naive(series, 9, 1)[1]
@@ -160,7 +166,9 @@ def test_tag_reads_source_as_it_was_trained(level, monkeypatch):
 
 
 def test_translate_tells_what_the_library_translates():
-    told = json.loads(done("translate", "train", *SMALL["translate"], "--json").stdout)
+    result = done("translate", "train", *SMALL["translate"], "--json")
+    assert result.stderr.endswith("\nmeasuring 12 held-out examples, greedy and by a beam of 2\n")
+    told = json.loads(result.stdout)
     model, corpus = Translator.load("translate.safetensors"), translate.table(Path("t.tsv"))
     assert told["held_out"] == len(corpus.held_out) == 12
     assert told["exact_greedy"] == model.exact(corpus.held_out)
@@ -179,7 +187,9 @@ def test_translate_tells_what_the_library_translates():
 
 
 def test_autoencode_tells_what_comes_back():
-    told = json.loads(done("autoencode", "train", *SMALL["autoencode"], "--steps", 30, "--json").stdout)
+    result = done("autoencode", "train", *SMALL["autoencode"], "--steps", 30, "--json")
+    assert result.stderr.endswith("\nmeasuring 6 held-out texts\n")
+    told = json.loads(result.stdout)
     model, corpus = Autoencoder.load("autoencode.safetensors"), autoencode.lines(Path("w.txt"))
     assert told["exact"] == model.exact(corpus.held_out)
     assert list(told["examples"]) == corpus.held_out[:8]
@@ -223,6 +233,119 @@ def test_gradflow_prints_norms_beside_the_closed_form_and_draws_them():
     assert "layers: expected at least 1, got 0" in run("gradflow", "--layers", 0).stderr
 
 
+def test_rivals_are_trained_in_sight_and_the_order_of_the_table_is_fixed(monkeypatch):
+    result = done("forecast", "train", *SMALL["forecast"], "--compare")
+    assert re.findall(r"^(\w+), to compare$", result.stderr, re.MULTILINE) == ["rnn", "lstm"]
+    assert result.stderr.count("step     6: training loss") == 3
+    assert done("forecast", "train", *SMALL["forecast"], "--compare", "--quiet").stderr == ""
+    monkeypatch.setattr("fastrnn.commands.forecast.follow", lambda *_, **__: (None, True))
+    stopped = run("forecast", "train", *SMALL["forecast"], "--compare", "--quiet")
+    assert (stopped.exit_code, stopped.stdout) == (130, "")
+    assert stopped.stderr == "stopped while comparing; forecast.safetensors is complete\n"
+
+
+def test_the_command_that_goes_on_can_be_pasted_into_a_shell():
+    told = running.again(
+        "tag", "train", "--out", Path("my model"), device="cuda:0", conll=Path("a'b.conll"), test=None
+    )  # fmt: skip
+    assert told == """fastrnn tag train --out 'my model' --conll 'a'"'"'b.conll' --device cuda:0"""
+    assert running.again("charlm", device="cpu", text=None) == "fastrnn charlm"
+
+
+def test_results_are_written_whole_or_not_at_all(monkeypatch):
+    done("tag", "train", *SMALL["tag"])
+    done("autoencode", "train", *SMALL["autoencode"])
+    for name in ("y", "v"):
+        Path(name).write_text("old")
+    before = files()
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "v")
+
+    monkeypatch.setattr(os, "fsync", full)
+    for arguments in (["tag", "apply", "tag.safetensors", "w.txt", "-o", "y"],
+                      ["autoencode", "apply", "autoencode.safetensors", "bal", "-o", "v"]):  # fmt: skip
+        result = run(*arguments)
+        assert (result.exit_code, result.stderr) == (2, "error: v: No space left on device\n")
+        assert files() == before
+
+
+@pytest.mark.parametrize("name", [*SMALL, "charlm"])
+def test_what_cannot_be_written_is_refused_before_training(name, monkeypatch):
+    Path("x.txt").write_text("".join(WORDS))
+    data = {"charlm": ["--text", "x.txt"]}.get(name, SMALL.get(name, []))
+    Path("m.loss.png").mkdir()
+    result = run(name, "train", *data, "--out", "m")
+    assert (result.exit_code, result.stderr) == (
+        2, "error: --out: expected a file in a folder, got the folder m.loss.png\n"
+    )  # fmt: skip
+
+    def read_only(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", read_only)
+    result = run(name, "train", *data, "--out", "n")
+    assert result.exit_code == 2
+    assert result.stderr == (
+        "error: --out: expected a file in a folder that can be written, got . (Read-only file system)\n"
+    )
+
+
+def test_gradients_out_of_range_are_infinite_in_the_table_and_null_in_json(monkeypatch):
+    figures, write = [], plots._write
+    monkeypatch.setattr(plots, "_write", lambda figure, path: figures.append(figure) or write(figure, path))
+    arguments = ["gradflow", "--steps", 1100, "--hidden", 2, "--batch", 1]
+    result = done(*arguments, "--json")  # warnings are errors here
+    told = json.loads(result.stdout, parse_constant=pytest.fail)
+    values = told["diagonal"]["U = diag(1.2, 2.0, 1.1)"].values()
+    norms, closed_form = ([math.inf if norm is None else norm for norm in column] for column in values)
+    np.testing.assert_allclose(norms[100:], closed_form[100:], rtol=1e-12)  # 2^1000: its square is no float64
+    assert norms[0] == closed_form[0] == math.inf
+    assert " inf" in done(*arguments).stdout
+    assert "nan" not in done(*arguments).stdout
+    assert min(told["cells"]["RNN (tanh)"]) == 0
+    drawn = np.concatenate([line.get_ydata() for axes in figures[0].axes for line in axes.get_lines()])
+    assert np.nanmin(drawn) > 0
+
+
+def test_every_line_of_a_gradient_plot_can_be_told_apart(monkeypatch):
+    figures = []
+    monkeypatch.setattr(plots, "_write", lambda figure, path: figures.append(figure))
+    done("gradflow", "--steps", 3, "--hidden", 2, "--batch", 1, "--layers", 4, "--out", "g.png")
+    lines = [line for line in figures[0].axes[0].get_lines() if len(line.get_xdata())]
+    legend = [text.get_text() for text in figures[0].axes[0].get_legend().get_texts()]
+    assert sorted(legend) == ["GRU", "LSTM", "RNN (tanh)", "layer 1", "layer 2", "layer 3", "layer 4"]
+    colors, dashes = ([str(at(line)) for line in lines] for at in (Line2D.get_color, attrgetter("_dash_pattern")))
+    assert len(set(zip(colors, dashes, strict=True))) == 12
+    assert colors == [color for color in dict.fromkeys(colors) for _ in range(4)]  # one a cell
+
+
+def test_a_gradient_plot_of_the_whole_range_of_float64_is_drawn():
+    norms = 10.0 ** np.arange(-308, 309)  # the ticks that matplotlib tries lie far beyond what is drawn
+    plots.gradient_flow({"RNN (tanh)": norms.tolist()}, {"U": ([0.0, 1e308], [np.inf, 1.0])}, Path("g.png"))
+    assert files()["g.png"].startswith(PNG)
+
+
+def test_plots_say_what_the_user_named_letter_by_letter(capsys):
+    name = "price ($) of $\\x$"  # no mathematics
+    plots.forecast(name, np.arange(9.0), 6, np.arange(3.0), [1.0], Path("f.png"))
+    plots.forecast(name, np.arange(9.0), None, [], [1.0], Path("g.png"))
+    plots.attention("a $", {name: ("\\$ b", np.full((5, 3), 0.3))}, Path("a.png"))
+    assert capsys.readouterr().err == ""
+    plots.attention("\U000f0000", {"x": ("\U000f0000 b", np.full((4, 1), 0.3))}, Path("b.png"))  # private: no font
+    assert capsys.readouterr().err == (
+        "b.png: drawn with boxes for characters that the font lacks: \U000f0000\n"
+    )  # fmt: skip
+    assert all(files()[name].startswith(PNG) for name in ("f.png", "g.png", "a.png", "b.png"))
+
+
+def test_long_work_without_steps_shows_a_bar_on_a_terminal(monkeypatch):
+    terminal = Console(file=StringIO(), force_terminal=True, width=80)
+    monkeypatch.setattr(progress, "Console", lambda **_: terminal)
+    done("gradflow", "--steps", 3, "--hidden", 2, "--batch", 1)
+    assert re.search(r"GRU .*3/3", terminal.file.getvalue())  # as it stood when the bar went
+
+
 BAD = [
     (["forecast", "train", "--csv", "none.csv"], "none.csv: No such file or directory"),
     (["forecast", "train", "--csv", "gap.csv"], "gap.csv, line 3: expected a number in column 'v', got nothing"),
@@ -244,6 +367,7 @@ BAD = [
     (["forecast", "train", "--resume"], "forecast.safetensors: No such file or directory"),
     (["forecast", "train", "--resume", "--compare"], "--compare: expected nothing"),
     (["forecast", "predict", "charlm"], "charlm: expected a checkpoint of a Forecaster, got one of 'CharLM'"),
+    (["forecast", "predict", "empty", "--ahead", "0"], "ahead: expected at least 1, got 0"),
     (["forecast", "predict", "empty"], "empty: expected a safetensors file"),
     (["tag", "train", "--conll", "empty"], "empty: expected at least one sentence"),
     (["tag", "train", "--conll", "w.txt"], "w.txt, line 1: expected a token and a label"),
@@ -262,7 +386,7 @@ BAD = [
     (["autoencode", "train", "--lines", "empty"], "empty: expected at least two different texts, got 0"),
     (["autoencode", "train", "--lines", "bytes"], "bytes: expected UTF-8 text, got byte 0xff"),
     (["autoencode", "train", "--code", "0"], "code: expected at least 1"),
-    (["autoencode", "apply", "charlm", "x"], "charlm: expected a checkpoint of an? Autoencoder"),
+    (["autoencode", "apply", "charlm", "x"], "charlm: expected a checkpoint of an Autoencoder, got one of 'CharLM'"),
     (["gradflow", "--steps", "0"], "steps: expected at least 1"),
     (["gradflow", "--init", "zeros"], "init: expected one of"),
     (["gradflow", "--scale", "nan"], "scale: expected a finite number"),
@@ -303,6 +427,14 @@ def test_unknown_characters_in_what_is_to_be_translated_or_encoded_are_refused()
         result = run(*arguments)
         assert result.exit_code == 2
         assert re.fullmatch(f"error: {re.escape(message)}.*\n", result.stderr), result.stderr
+
+
+def test_an_empty_text_has_no_sentence_to_tag():
+    done("tag", "train", *SMALL["tag"])
+    Path("blank").write_text("\n \n")
+    for command in ("apply", "suggest"):
+        result = run("tag", command, "tag.safetensors", "blank")
+        assert (result.exit_code, result.stderr) == (2, "error: blank: expected at least one sentence, got none\n")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGINT cannot be sent to one process there")

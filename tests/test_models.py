@@ -228,10 +228,10 @@ def test_a_spoilt_or_foreign_checkpoint_is_refused(name, tmp_path):
         kind.load(path)
     start = data.index(b'\\"seed\\"')
     path.write_bytes(data[:start] + b'\\"sead\\"' + data[start + 8 :])
-    with pytest.raises(ValueError, match=f"m: expected a checkpoint of a {kind.__name__}, got a damaged one"):
+    with pytest.raises(ValueError, match=f"m: expected a checkpoint of an? {kind.__name__}, got a damaged one"):
         kind.load(path)
     fastrnn.GRU(2, 2).save(path)
-    with pytest.raises(ValueError, match=f"m: expected a checkpoint of a {kind.__name__}, got one of 'GRU'"):
+    with pytest.raises(ValueError, match=f"m: expected a checkpoint of an? {kind.__name__}, got one of 'GRU'"):
         kind.load(path)
 
 
@@ -441,8 +441,14 @@ def test_noisy_sines_are_forecast_better_than_by_both_baselines_on_average():
 def test_a_csv_column_is_read(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text('date,"price, EUR",volume\n2024-01-01,1.5,7\n\n2024-01-02,-2e3,8\n')
-    np.testing.assert_array_equal(forecast.csv_column(path, "price, EUR"), [1.5, -2000.0])
-    np.testing.assert_array_equal(forecast.csv_column(path), [7.0, 8.0])
+    name, values = forecast.csv_column(path, "price, EUR")
+    assert name == "price, EUR"
+    np.testing.assert_array_equal(values, [1.5, -2000.0])
+    name, values = forecast.csv_column(path)
+    assert name == "volume"
+    np.testing.assert_array_equal(values, [7.0, 8.0])
+    path.write_text("\nvalue\n1\n2\n\n")
+    np.testing.assert_array_equal(forecast.csv_column(path)[1], [1.0, 2.0])
 
 
 @pytest.mark.parametrize(
@@ -452,7 +458,11 @@ def test_a_csv_column_is_read(tmp_path):
         ("a,b\n1,2\n3,\n", "b", "a.csv, line 3: expected a number in column 'b', got nothing"),
         ("a,b\n1,2\n3\n", None, "a.csv, line 3: expected a number in column 'b', got nothing"),
         ("a,b\n1,x\n", None, "a.csv, line 2: expected a number in column 'b', got 'x'"),
-        ("a,b\n1,nan\n", None, "series: expected finite numbers, got nan at index 0"),
+        ("a,b\n1,nan\n", None, "a.csv, line 2: expected a number in column 'b', got 'nan'"),
+        ('a,b\n"1\n",2\n1,-inf\n', None, "a.csv, line 4: expected a number in column 'b', got '-inf'"),
+        ("a,b\n1," + "x" * 999, None, r"a.csv, line 2: expected a number in column 'b', got 'x{80}\.\.\.'$"),
+        ("a\n1\n\n2\n", None, "a.csv, line 3: expected a number in column 'a', got nothing"),
+        ('a\n"' + "1" * 200_000, None, "a.csv, line 2: expected comma-separated values .field larger"),
         ("a,b\n1,2\n", "c", "column: expected one of 'a', 'b' in .*a.csv, got 'c'"),
     ],
 )

@@ -49,10 +49,8 @@ def gradient_flow(
             d_state = _ones(layer, whole.state)
         whole.backward(d_output, d_state)  # checks the gradients before they are cut into layers and steps
         levels = _levels(layer, x, state)
-        squares = _backwards(levels, _time_first(layer, d_output, x.ndim), lambda k: _of(d_state, k, x.ndim))
-    norms = np.sqrt(fetched([number for step in squares for number in step])).reshape(
-        len(levels) * len(levels[0]), -1, 2
-    )
+        found = _backwards(levels, _time_first(layer, d_output, x.ndim), lambda k: _of(d_state, k, x.ndim))
+    norms = np.reshape(fetched([norm for step in found for norm in step]), (len(levels) * len(levels[0]), -1, 2))
     h, c = np.moveaxis(norms[0] if len(norms) == 1 else norms, -1, 0)
     return GradientFlow(h, c if isinstance(whole.state, tuple) else None)
 
@@ -70,16 +68,16 @@ class _Walk:
         self.y: Array = _module(x).concatenate([outputs[t] for t in sorted(outputs)])
 
     def back(self, d_y: Array | None, d_state: Any) -> tuple[list[tuple[Any, Any]], Array]:
-        """Return the squared norms of dL/dh_t and dL/dc_t, of the initial state first, and dL/dx."""
-        xp, squares = _module(self._x), []
+        """Return the norms of dL/dh_t and dL/dc_t, of the initial state first, and dL/dx."""
+        xp, norms = _module(self._x), []
         dx: Array = xp.zeros_like(self._x)
         for t, backward in zip(reversed(self._order), reversed(self._backwards), strict=True):
             d_t = None if d_y is None else d_y[t : t + 1]
-            squares.append(_squares(xp, d_state, d_t))
+            norms.append(_norms(xp, d_state, d_t))
             grads = backward(d_t, d_state)
             dx[t : t + 1], d_state = grads.x, grads.state
-        squares.append(_squares(xp, d_state, None))
-        return squares[::-1], dx
+        norms.append(_norms(xp, d_state, None))
+        return norms[::-1], dx
 
 
 def _levels(layer: RNN | LSTM | GRU, x: Array, state: Any) -> list[list[_Walk]]:
@@ -95,15 +93,15 @@ def _levels(layer: RNN | LSTM | GRU, x: Array, state: Any) -> list[list[_Walk]]:
 
 
 def _backwards(levels: list[list[_Walk]], d_y: Array | None, d_state: Callable[[int], Any]) -> list[tuple[Any, Any]]:
-    """The squared norms of all layers and directions, one after the other; d_y [T, B, D*P] of the last layer."""
-    squares: list[tuple[Any, Any]] = []
+    """The norms of all layers and directions, one after the other; d_y [T, B, D*P] of the last layer."""
+    norms: list[tuple[Any, Any]] = []
     D, P = len(levels[0]), levels[0][0].y.shape[2]
     for depth in range(len(levels) - 1, -1, -1):
         parts = [None if d_y is None else d_y[:, :, d * P : (d + 1) * P] for d in range(D)]
         found = [walk.back(parts[d], d_state(D * depth + d)) for d, walk in enumerate(levels[depth])]
-        squares = [pair for own, _ in found for pair in own] + squares
+        norms = [pair for own, _ in found for pair in own] + norms
         d_y = sum((dx for _, dx in found[1:]), found[0][1])
-    return squares
+    return norms
 
 
 def _part(layer: RNN | LSTM | GRU, depth: int, direction: int, input_size: int) -> Any:
@@ -136,13 +134,23 @@ def _ones(layer: RNN | LSTM | GRU, state: Any) -> Any:
     return (ones, None) if isinstance(state, tuple) else ones
 
 
-def _squares(xp: ModuleType, d_state: Any, d_output: Array | None) -> tuple[Any, Any]:
-    """Squared norms of the gradients that reach a state: of h, which is the output of its step too, and of c."""
+def _norms(xp: ModuleType, d_state: Any, d_output: Array | None) -> tuple[Any, Any]:
+    """Norms of the gradients that reach a state: of h, which is the output of its step too, and of c."""
     d_h, d_c = d_state if isinstance(d_state, tuple) else (d_state, None)
     parts = [part.reshape(-1) for part in (d_h, d_output) if part is not None]
     reaching = sum(parts[1:], parts[0]) if parts else None
-    h, c = (xp.zeros(()) if d is None else xp.square(d, dtype=xp.float64).sum() for d in (reaching, d_c))
+    h, c = (_norm(xp, d) for d in (reaching, d_c))
     return h, c
+
+
+def _norm(xp: ModuleType, d: Array | None) -> Any:
+    """Norm in float64, of what has any size: its squares alone would leave the range at 1e154 and at 1e-162."""
+    if d is None or d.size == 0:
+        return xp.zeros(())
+    wide = d.astype(xp.float64)
+    _, exponent = xp.frexp(xp.abs(wide).max())
+    scale = xp.ldexp(xp.ones(()), exponent - 1)  # a power of two, which rounds nothing
+    return scale * xp.sqrt(xp.square(wide / scale).sum())
 
 
 def _module(array: Array) -> ModuleType:

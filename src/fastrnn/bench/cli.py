@@ -38,9 +38,10 @@ def bench(
     Exit code 1 if any result was wrong or any contestant failed; a README is then left as it is.
     """
     from fastrnn.bench import report, results
+    from fastrnn.commands.console import one_line_errors  # here, since that package imports this module
 
-    _check_before(plot, readme, [path for path in (json, plot, markdown, readme) if path is not None])
-    try:
+    with one_line_errors():
+        _check_before(plot, readme, [path for path in (json, plot, markdown, readme) if path is not None])
         if from_ is not None:
             record = results.from_json(_text(from_, "--from"))
         else:
@@ -61,22 +62,20 @@ def bench(
             command = _command({**chosen, "only": only, "oracle": oracle})
             settings = {"dtype": dtype, "quick": quick, "oracle": oracle, "command": command}
             record = _measure(cases, threads or [1], budget, settings)
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from None
-    if json is not None:
-        results.write_text(json, results.to_json(record))
-    if plot is not None:
-        from fastrnn.bench.plot import draw
+        if json is not None:
+            results.write_text(json, results.to_json(record))
+        if plot is not None:
+            from fastrnn.bench.plot import draw
 
-        draw(record, plot)
-    if markdown is not None:
-        results.write_text(markdown, report.markdown(record))
-    _show(record)
-    if record.broken:
-        raise typer.Exit(1)
-    if readme is not None:
-        section = report.markdown(record, report.short)
-        results.write_text(readme, report.insert(_text(readme, "--readme"), section))
+            draw(record, plot)
+        if markdown is not None:
+            results.write_text(markdown, report.markdown(record))
+        _show(record)
+        if record.broken:
+            raise typer.Exit(1)
+        if readme is not None:
+            section = report.markdown(record, report.short)
+            results.write_text(readme, report.insert(_text(readme, "--readme"), section))
 
 
 def _check_before(plot: Path | None, readme: Path | None, written: list[Path]) -> None:
@@ -85,21 +84,18 @@ def _check_before(plot: Path | None, readme: Path | None, written: list[Path]) -
 
     for path in written:
         if not path.absolute().parent.is_dir() or path.is_dir():
-            raise typer.BadParameter(f"{path}: expected a file in a folder that exists")
+            raise ValueError(f"{path}: expected a file in a folder that exists")
     if plot is not None and importlib.util.find_spec("matplotlib") is None:
-        raise typer.BadParameter("--plot needs matplotlib: pip install 'fastrnn[bench]'")
+        raise ValueError("--plot needs matplotlib: pip install 'fastrnn[bench]'")
     if readme is not None:
-        try:
-            report.insert(_text(readme, "--readme"), "")
-        except ValueError as error:
-            raise typer.BadParameter(str(error)) from None
+        report.insert(_text(readme, "--readme"), "")
 
 
 def _text(path: Path, option: str) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise typer.BadParameter(f"{option}: expected a readable UTF-8 file, got {path} ({error})") from None
+        raise ValueError(f"{option}: expected a readable UTF-8 file, got {path} ({error})") from None
 
 
 def _command(chosen: dict[str, Any]) -> str:

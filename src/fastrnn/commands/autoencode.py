@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,7 +12,7 @@ import typer
 from fastrnn.commands import options
 from fastrnn.commands.console import one_line_errors
 from fastrnn.commands.options import AsJson, Device, Quiet, Resume, Seed, Threads, only_steps_with_resume, prepare
-from fastrnn.commands.running import outputs, report, run_rows
+from fastrnn.commands.running import again, measuring, outputs, report, run_rows
 from fastrnn.commands.running import train as run
 
 FIXED = ("code", "hidden", "embedding", "batch", "lr", "seed")
@@ -44,8 +45,8 @@ def train(
 ) -> None:
     """Train an autoencoder, and count the unseen texts that come back exactly from their vectors."""
     with one_line_errors():
-        prepare(device, threads, out)
         files = outputs(out)
+        prepare(device, threads, *list(files.values())[:3])
         from fastrnn.models import Autoencoder, Schedule, autoencode
 
         schedule: Schedule | None = Schedule(steps=steps, batch=batch, lr=lr, evaluate_every=250)
@@ -62,9 +63,9 @@ def train(
             lambda observer: model.fit(corpus, schedule, observer, resume=resume), model, files,
             title=f"{corpus.name}: {len(corpus.train):,} texts to train on, {len(corpus.held_out):,} held out",
             score="share of held-out texts not reconstructed", quiet=quiet,
-            again=f"fastrnn autoencode train --resume --out {out}" + (f" --lines {lines}" if lines else "")
-            + options.where(device),
+            again=again("autoencode", "train", "--resume", "--out", out, device=device, lines=lines),
         )  # fmt: skip
+        measuring(f"{len(corpus.held_out):,} held-out texts", quiet)
         shown = corpus.held_out[:SHOWN]
         result |= {
             "corpus": corpus.name, "train_texts": len(corpus.train), "held_out_texts": len(corpus.held_out),
@@ -91,14 +92,16 @@ def apply(
         prepare(device, threads, *([] if out is None else [out]))
         import numpy as np
 
+        from fastrnn.checkpoint import write_bytes
         from fastrnn.models import Autoencoder
 
         model = Autoencoder.load(checkpoint, device)
         codes = model.encode(texts)
         back = model.decode(codes, width)
         if out is not None:
-            with out.open("wb") as file:  # numpy.save would add .npy to the name
-                np.save(file, codes)
+            buffer = io.BytesIO()
+            np.save(buffer, codes)
+            write_bytes(out, buffer.getvalue())
     result: list[dict[str, Any]] = [
         {"text": text, "back": b, "code": code.tolist()} for text, b, code in zip(texts, back, codes, strict=True)
     ]

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from fastrnn.commands import plots
 from fastrnn.commands.console import fail, one_line_errors
-from fastrnn.commands.options import Device, Threads, prepare, where
+from fastrnn.commands.options import Device, Threads, prepare
 from fastrnn.commands.progress import Bar, interruptible
+from fastrnn.commands.running import INTERRUPTED, again, outputs
 from fastrnn.models import CharLM, Corpus, Progress, Settings, Watch, python_stdlib, text_file
 from fastrnn.models.ngram import NGram
 
 CHECKPOINT = Path("charlm.safetensors")
-INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+ESTIMATED = "held-out loss (estimate)"
+WRITTEN = ("checkpoint", "log", "loss_plot")
 SAMPLE_TEMPERATURE, SAMPLE_LENGTH = 0.8, 600
 DEFAULTS = {**(CharLM.__init__.__kwdefaults__ or {}), **dataclasses.asdict(Settings())}
 
@@ -61,8 +63,8 @@ def train(
 ) -> None:
     """Train a character language model, compare it with a trigram model, and print a sample.
 
-    The checkpoint is written whole or not at all, after every report and at the end. Ctrl-C finishes the step, writes
-    it, and says how to go on; a second Ctrl-C stops at once.
+    Checkpoint and log are written whole or not at all, after every report and at the end. Ctrl-C finishes the step,
+    writes them, and says how to go on; a second Ctrl-C stops at once.
     """
     model_options = {"cell": cell, "hidden": hidden, "layers": layers, "dropout": dropout, "embedding": embedding}
     run_options = {"batch": batch, "window": window, "lr": lr, "clip": clip}
@@ -70,21 +72,22 @@ def train(
     with one_line_errors():
         if resume is not None and given:
             fail(f"--{next(iter(given))}: expected nothing, --resume goes on as the run began; got {given}")
-        prepare(device, threads)
         target = out or resume or CHECKPOINT
-        _check_writable(target)
+        files = outputs(target)
+        prepare(device, threads, *(files[name] for name in WRITTEN))
         model = CharLM.load(resume, device) if resume is not None else None
         corpus = python_stdlib() if text is None else text_file(text)
         if model is None:
             settings = Settings(**_given({**run_options, "steps": steps}))
             model = CharLM(corpus.train, **_given({**model_options, "seed": seed or 0}), device=device)
         with Bar(corpus, quiet) as bar, interruptible(bar.say) as interrupted:
-            watch = Watch(bar.advance, interrupted, report_every, target)
+            watch = Watch(bar.advance, interrupted, report_every, target, files["log"])
             progress = model.resume(corpus, steps, watch) if resume is not None else model.fit(corpus, settings, watch)
         if progress.step < progress.steps:
             _say_how_to_resume(target, text, progress, device)
             raise typer.Exit(INTERRUPTED)
-        result = _result(model, corpus, progress, bar, target)
+        plots.loss_curve(model.history, files["loss_plot"], "training loss", ESTIMATED, "bits per character")
+        result = _result(model, corpus, progress, bar) | {name: str(files[name]) for name in WRITTEN}
     typer.echo(json.dumps(result, indent=2) if as_json else _report(result))
 
 
@@ -111,24 +114,12 @@ def _given(options: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
-def _check_writable(target: Path) -> None:
-    """Refuse before training what could not be written after it."""
-    if not target.parent.is_dir():
-        raise NotADirectoryError(f"--out: expected a file in an existing folder, got {target}")
-    if target.is_dir() or not os.access(target.parent, os.W_OK):
-        raise PermissionError(f"--out: expected a file in a folder that can be written, got {target}")
-
-
 def _say_how_to_resume(target: Path, text: Path | None, progress: Progress, device: str) -> None:
-    option = (f" --text {text}" if text is not None else "") + where(device)
-    typer.echo(
-        f"stopped after step {progress.step} of {progress.steps}; go on with\n"
-        f"  fastrnn charlm train --resume {target}{option}",
-        err=True,
-    )
+    command = again("charlm", "train", "--resume", target, device=device, text=text)
+    typer.echo(f"stopped after step {progress.step} of {progress.steps}; go on with\n  {command}", err=True)
 
 
-def _result(model: CharLM, corpus: Corpus, progress: Progress, bar: Bar, target: Path) -> dict[str, Any]:
+def _result(model: CharLM, corpus: Corpus, progress: Progress, bar: Bar) -> dict[str, Any]:
     """Measure the model and the trigram on the same held-out text, and write a sample."""
     train, held_out = (model.vocabulary.encode(part) for part in (corpus.train, corpus.held_out))
     bits = model.bits_per_character(corpus.held_out)
@@ -147,7 +138,6 @@ def _result(model: CharLM, corpus: Corpus, progress: Progress, bar: Bar, target:
         "characters": progress.characters,
         "seconds": bar.seconds,
         "characters_per_second": bar.rate,
-        "checkpoint": str(target),
         "sample": model.sample(start, SAMPLE_LENGTH, SAMPLE_TEMPERATURE, seed=model.seed),
     }
 
@@ -161,6 +151,6 @@ def _report(result: dict[str, Any]) -> str:
         f"{r['trigram_bits'] - r['held_out_bits']:.3f} more\n"
         f"training       {r['steps']:,} steps, {r['characters']:,} characters, {r['seconds']:.0f} s, "
         f"{r['characters_per_second']:,.0f} characters per second\n"
-        f"checkpoint     {r['checkpoint']}\n\n"
+        f"files          {' '.join(r[name] for name in WRITTEN)}\n\n"
         f"sample at temperature {SAMPLE_TEMPERATURE}\n{r['sample']}"
     )

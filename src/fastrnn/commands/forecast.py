@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,12 +12,13 @@ import typer
 from fastrnn.commands import options
 from fastrnn.commands.console import one_line_errors
 from fastrnn.commands.options import AsJson, Device, Quiet, Resume, Seed, Threads, only_steps_with_resume, prepare
-from fastrnn.commands.running import outputs, report, run_rows
+from fastrnn.commands.running import INTERRUPTED, again, follow, outputs, report, run_rows
 from fastrnn.commands.running import train as run
 
 Csv = Annotated[Path | None, typer.Option(help="A CSV file with a header line.", show_default="a noisy sine")]
 Column = Annotated[str | None, typer.Option(help="Its column.", show_default="the last")]
 FIXED = ("cell", "hidden", "layers", "window", "horizon", "scaling", "relative", "noise", "batch", "lr", "seed")
+SCORE = "RMSE on the test part"
 app = typer.Typer(help="Time-series forecaster: train, predict.", no_args_is_help=True)
 
 
@@ -50,8 +52,8 @@ def train(
 ) -> None:
     """Train on the first 80% of a series, measure on the rest beside two baselines, forecast beyond the end."""
     with one_line_errors():
-        prepare(device, threads, out)
         files = outputs(out)
+        prepare(device, threads, *files.values())
         from fastrnn import validation
         from fastrnn.commands import plots
         from fastrnn.models import Forecaster, Schedule, forecast
@@ -69,18 +71,23 @@ def train(
             model = Forecaster(cell=cell, **sizes)
         name, series = _series(csv, column, model.seed)
         future = validation.integer("ahead", ahead, 1)
+        test = forecast.windows(series, model.window, model.horizon)[1]  # refuses a short series before all else
         result = run(
             lambda observer: model.fit(series, schedule, observer, resume=resume), model, files,
-            title=f"{name}: {len(series):,} values, {model.arguments['cell']}", score="RMSE on the test part",
-            quiet=quiet,
-            again=f"fastrnn forecast train --resume --out {out}" + (f" --csv {csv}" if csv else "")
-            + (f" --column {column}" if column else "") + options.where(device),
+            title=f"{name}: {len(series):,} values, {model.arguments['cell']}", score=SCORE, quiet=quiet,
+            again=again("forecast", "train", "--resume", "--out", out, device=device, csv=csv, column=column),
+            loss="training loss (squared error of scaled values)",
         )  # fmt: skip
         table = {model.arguments["cell"]: model.rmse(series)}
         if compare:
-            for other in forecast.CELLS.keys() - table.keys():
+            for other in [name for name in forecast.CELLS if name not in table]:
                 rival = Forecaster(cell=other, **sizes)
-                rival.fit(series, schedule)
+                _, stopped = follow(
+                    partial(rival.fit, series, schedule), title=f"{other}, to compare", score=SCORE, quiet=quiet
+                )
+                if stopped:
+                    typer.echo(f"stopped while comparing; {out} is complete", err=True)
+                    raise typer.Exit(INTERRUPTED)
                 table[other] = rival.rmse(series)
         period, naive = forecast.seasonal_naive(series, model.window, model.horizon)
         result |= {
@@ -90,10 +97,9 @@ def train(
             "autoregressive_rmse": forecast.autoregressive(series, model.window, model.horizon),
             "forecast": model.predict(series, future).tolist(), "plot": str(files["plot"]),
         }  # fmt: skip
-        test = forecast.windows(series, model.window, model.horizon)[1]
         split = int(forecast.TRAIN_PART * len(series))
         predicted = model.predict_windows(test.x)[:, -1]
-        plots.forecast(series, split, predicted, result["forecast"], files["plot"])
+        plots.forecast(name, series, split, predicted, result["forecast"], files["plot"])
     typer.echo(json.dumps(result, indent=2) if as_json else _report(result))
 
 
@@ -111,25 +117,29 @@ def predict(
     """Print the values that follow a series, one a line."""
     with one_line_errors():
         prepare(device, threads, *([] if out is None else [out]))
+        from fastrnn import validation
         from fastrnn.commands import plots
         from fastrnn.models import Forecaster
 
+        validation.integer("ahead", ahead, 1)
         model = Forecaster.load(checkpoint, device)
-        _, series = _series(csv, column, model.seed)
+        name, series = _series(csv, column, model.seed)
         values = model.predict(series, ahead).tolist()
         if out is not None:
-            plots.forecast(series, len(series), [], values, out)
+            plots.forecast(name, series, None, [], values, out)
     typer.echo(json.dumps({"forecast": values}) if as_json else "\n".join(f"{value:.6g}" for value in values))
 
 
 def _series(csv: Path | None, column: str | None, seed: int) -> tuple[str, Any]:
     from fastrnn.models import forecast
+    from fastrnn.models.corpus import quoted
 
     if csv is None:
         if column is not None:
             raise ValueError(f"--column: expected nothing without --csv, got {column!r}")
         return "noisy sine", forecast.noisy_sine(seed=seed)
-    return csv.name, forecast.csv_column(csv, column)
+    name, values = forecast.csv_column(csv, column)
+    return f"{csv.name}, column {quoted(name)}", values
 
 
 def _report(result: dict[str, Any]) -> str:

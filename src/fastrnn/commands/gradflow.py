@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +11,7 @@ import typer
 
 from fastrnn.commands.console import one_line_errors
 from fastrnn.commands.options import AsJson, Device, Seed, Threads, prepare
+from fastrnn.commands.progress import each
 
 DIAGONALS = ((1.2, 2.0, 1.1), (0.8, 0.1, 0.9))
 
@@ -30,7 +32,8 @@ def gradflow(
 ) -> None:
     """Show the norm of dL/dh_t at every step t, L the sum of the last layer's last state, on random input.
 
-    Beside it the linear network h_t = U h_{t-1} + x_t with diagonal U, whose gradient is known in closed form.
+    Beside it the linear network h_t = U h_{t-1} + x_t with diagonal U, whose gradient is known in closed form. A
+    gradient that leaves the range of float64 is inf, with --json null.
     """
     with one_line_errors():
         prepare(device, threads, out)
@@ -39,7 +42,7 @@ def gradflow(
 
         diagonals = {name: (d["norms"], d["closed_form"]) for name, d in result["diagonal"].items()}
         plots.gradient_flow(result["cells"], diagonals, out)
-    typer.echo(json.dumps(result | {"plot": str(out)}, indent=2) if as_json else _report(result, out))
+    typer.echo(json.dumps(_as_json(result | {"plot": str(out)}), indent=2) if as_json else _report(result, out))
 
 
 def measure(
@@ -65,9 +68,10 @@ def measure(
     }
     x = to_device(np.random.default_rng(seed).standard_normal((steps, batch, hidden)), device)
     cells: dict[str, list[float]] = {}
-    for name, layer in layers.items():
+    for name in each(layers):
+        layer = layers[name]
         layer.update({n: w * scale for n, w in layer.params.items() if n.startswith("weight_hh")})
-        flows = gradient_flow(layer, x).h.reshape(num_layers, -1).tolist()
+        flows = _numbers(gradient_flow, layer, x).reshape(num_layers, -1).tolist()
         cells |= {name if num_layers == 1 else f"{name}, layer {k}": row for k, row in enumerate(flows, start=1)}
     diagonal = {}
     for entries in DIAGONALS:
@@ -75,10 +79,28 @@ def measure(
         rnn = RNN(3, 3, nonlinearity="identity", bias=False, dtype="float64", seed=0, device=device)
         rnn.update({"weight_ih_l0": np.eye(3), "weight_hh_l0": np.diag(U)})
         with np.errstate(over="ignore"):
-            closed_form = np.linalg.norm(U ** np.arange(steps, -1, -1)[:, None], axis=1)
-        norms = gradient_flow(rnn, to_device(np.zeros((steps, 3)), device)).h
+            closed_form = np.hypot.reduce(U ** np.arange(steps, -1, -1)[:, None], axis=1)  # squares nothing
+        norms = _numbers(gradient_flow, rnn, to_device(np.zeros((steps, 3)), device))
         diagonal[f"U = diag{entries}"] = {"norms": norms.tolist(), "closed_form": closed_form.tolist()}
     return {"steps": steps, "cells": cells, "diagonal": diagonal}
+
+
+def _numbers(gradient_flow: Any, layer: Any, x: Any) -> Any:
+    """The norms, with infinity where a gradient left the range of float64: from there on back it is NaN."""
+    import numpy as np
+
+    with np.errstate(over="ignore", invalid="ignore"):
+        h = gradient_flow(layer, x).h
+    return np.where(np.isnan(h), np.inf, h)
+
+
+def _as_json(value: Any) -> Any:
+    """The same with null for infinity, which JSON lacks."""
+    if isinstance(value, dict):
+        return {name: _as_json(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_as_json(part) for part in value]
+    return None if value == math.inf else value
 
 
 def _report(result: dict[str, Any], out: Path) -> str:

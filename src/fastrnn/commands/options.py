@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -37,13 +37,20 @@ def prepare(device: str, threads: int | None, *outputs: Path) -> None:
     for path in outputs:
         if not path.parent.is_dir():
             raise NotADirectoryError(f"--out: expected a file in an existing folder, got {path}")
-        if path.is_dir() or not os.access(path.parent, os.W_OK):
-            raise PermissionError(f"--out: expected a file in a folder that can be written, got {path}")
+        if path.is_dir():
+            raise IsADirectoryError(f"--out: expected a file in a folder, got the folder {path}")
+    for folder in dict.fromkeys(path.parent for path in outputs):
+        _try_to_write(folder)
 
 
-def where(device: str) -> str:
-    """Return what a command that goes on on a device has to be told, with a blank before it."""
-    return "" if device == "cpu" else f" --device {device}"
+def _try_to_write(folder: Path) -> None:
+    """Raise PermissionError unless a file can be made there; os.access does not know for root, nor everywhere."""
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise PermissionError(
+            f"--out: expected a file in a folder that can be written, got {folder} ({error.strerror})"
+        ) from error
 
 
 def given(context: typer.Context, name: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING
@@ -74,6 +74,21 @@ class Bar:
             self._task, description="training", completed=progress.step, total=progress.steps, speed=speed,
             losses=f"{losses}{self._held_out} bits/character",
         )  # fmt: skip
+
+
+def each(names: Collection[str]) -> Iterator[str]:
+    """Yield names of what is done one after the other; on a terminal a bar shows which, how many, and the time left."""
+    console = Console(stderr=True)
+    bar = Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console,
+        disable=not console.is_terminal, transient=True,
+    )  # fmt: skip
+    with bar:
+        task = bar.add_task("", total=len(names))
+        for name in names:
+            bar.update(task, description=name)
+            yield name
+            bar.advance(task)
 
 
 @contextmanager

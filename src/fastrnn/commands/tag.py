@@ -11,11 +11,11 @@ import typer
 from fastrnn.commands import options
 from fastrnn.commands.console import one_line_errors
 from fastrnn.commands.options import AsJson, Device, Quiet, Resume, Seed, Threads, only_steps_with_resume, prepare
-from fastrnn.commands.running import outputs, report, run_rows
+from fastrnn.commands.running import again, outputs, report, run_rows
 from fastrnn.commands.running import train as run
 
 if TYPE_CHECKING:
-    from fastrnn.models.tag import Corpus
+    from fastrnn.models.tag import Corpus, Tagger
 
 FIXED = ("level", "hidden", "embedding", "dropout", "batch", "lr", "seed")
 Checkpoint = Annotated[Path, typer.Argument(help="What `train` wrote.", show_default=False)]
@@ -52,8 +52,8 @@ def train(
 ) -> None:
     """Train a tagger, and measure the entities it finds in sentences it has not seen, beside a baseline."""
     with one_line_errors():
-        prepare(device, threads, out)
         files = outputs(out)
+        prepare(device, threads, *list(files.values())[:3])
         from fastrnn.models import Schedule, Tagger
         from fastrnn.models.tag import most_frequent_label
 
@@ -68,11 +68,11 @@ def train(
         if not resume:
             sizes: dict[str, Any] = {"hidden": hidden, "embedding": embedding, "dropout": dropout, "seed": seed}
             model = Tagger.of(corpus.train, level="word" if conll else level, device=device, **sizes)
-        data = (f" --conll {conll}" if conll else "") + (f" --test {test}" if test else "") + options.where(device)
         result = run(
             lambda observer: model.fit(corpus, schedule, observer, resume=resume), model, files,
             title=f"{corpus.name}: {len(corpus.train):,} sentences to train on, {len(corpus.held_out):,} held out",
-            score="1 - F1 on held-out sentences", quiet=quiet, again=f"fastrnn tag train --resume --out {out}{data}",
+            score="1 - F1 on held-out sentences", quiet=quiet,
+            again=again("tag", "train", "--resume", "--out", out, device=device, conll=conll, test=test),
         )  # fmt: skip
         result |= {
             "corpus": corpus.name, "train_sentences": len(corpus.train), "held_out_sentences": len(corpus.held_out),
@@ -95,17 +95,17 @@ def apply(
     """Label a text, in CoNLL form: a token and its label a line (blanks and line ends as Python shows them)."""
     with one_line_errors():
         prepare(device, threads, *([] if out is None else [out]))
+        from fastrnn.checkpoint import write_bytes
         from fastrnn.models import Tagger
-        from fastrnn.models.corpus import read_text
 
         model = Tagger.load(checkpoint, device)
-        sentences = model.sentences_of(read_text(text))
+        sentences = _sentences(model, text)
         labels = model.tag(sentences)
         pairs = [list(zip(tokens, tags, strict=True)) for tokens, tags in zip(sentences, labels, strict=True)]
         blocks = ["\n".join(f"{t if t.strip() else repr(t)}\t{label}" for t, label in pair) for pair in pairs]
         written = json.dumps(pairs) if as_json else "\n\n".join(blocks)
         if out is not None:
-            out.write_text(written + "\n", encoding="utf-8")
+            write_bytes(out, f"{written}\n".encode("utf-8", "surrogatepass"))
     if out is None:
         typer.echo(written)
 
@@ -124,11 +124,10 @@ def suggest(
         prepare(device, threads)
         from fastrnn import validation
         from fastrnn.models import Tagger
-        from fastrnn.models.corpus import read_text
 
         validation.integer("count", count, 1)
         model = Tagger.load(checkpoint, device)
-        sentences = model.sentences_of(read_text(text))
+        sentences = _sentences(model, text)
         joint = " " if model.level == "word" else ""
         found = [
             {"sentence": i + 1, "mean_log_probability": value, "text": joint.join(sentences[i])}
@@ -136,6 +135,14 @@ def suggest(
         ]
     lines = [f"{row['mean_log_probability']:8.4f}  {row['sentence']:>5}  {row['text']!r}" for row in found]
     typer.echo(json.dumps(found, indent=2) if as_json else "\n".join(lines))
+
+
+def _sentences(model: Tagger, text: Path) -> list[list[str]]:
+    from fastrnn.models.corpus import read_text
+
+    if sentences := model.sentences_of(read_text(text)):
+        return sentences
+    raise ValueError(f"{text}: expected at least one sentence, got none")
 
 
 def _corpus(conll: Path | None, test: Path | None, level: str, seed: int) -> Corpus:

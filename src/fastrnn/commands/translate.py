@@ -11,7 +11,7 @@ import typer
 from fastrnn.commands import options
 from fastrnn.commands.console import one_line_errors
 from fastrnn.commands.options import AsJson, Device, Quiet, Resume, Seed, Threads, only_steps_with_resume, prepare
-from fastrnn.commands.running import outputs, report, run_rows
+from fastrnn.commands.running import again, measuring, outputs, report, run_rows
 from fastrnn.commands.running import train as run
 
 FIXED = ("hidden", "embedding", "attention", "forcing", "curriculum", "batch", "lr", "seed")
@@ -51,8 +51,8 @@ def train(
 ) -> None:
     """Train a translator, count what it translates exactly of texts it has not seen, and draw its attention."""
     with one_line_errors():
-        prepare(device, threads, out)
         files = outputs(out)
+        prepare(device, threads, *files.values())
         from fastrnn import validation
         from fastrnn.commands import plots
         from fastrnn.models import Schedule, Translator, translate
@@ -78,14 +78,17 @@ def train(
                 sorted({e.language for e in everything}), hidden=hidden, embedding=embedding, attention=attention,
                 seed=seed, device=device,
             )  # fmt: skip
-        data = (f" --table {table}" if table else f" --numbers {numbers}") + options.where(device)
         result = run(
             lambda o: model.fit(corpus, schedule, o, forcing=forcing, curriculum=curriculum, resume=resume),
             model, files,
             title=f"{len(corpus.train):,} examples to train on, {len(corpus.held_out):,} of other texts held out",
             score="share of held-out texts wrong", quiet=quiet,
-            again=f"fastrnn translate train --resume --out {out}{data}",
+            again=again(
+                "translate", "train", "--resume", "--out", out, device=device, table=table,
+                numbers=None if table else numbers,
+            ),
         )  # fmt: skip
+        measuring(f"{len(corpus.held_out):,} held-out examples, greedy and by a beam of {width}", quiet)
         text = max((e.source for e in corpus.held_out), key=lambda source: (len(source) <= 30, len(source)))
         plots.attention(text, {name: model.attend(text, name) for name in model.languages}, files["plot"])
         shown = {

@@ -11,6 +11,7 @@ import typer
 from fastrnn.bench.importing import Import, import_cells
 from fastrnn.commands.console import one_line_errors
 from fastrnn.commands.options import AsJson
+from fastrnn.commands.progress import each
 
 
 def warmup(
@@ -37,7 +38,8 @@ def warmup(
             validation.choice("cell", name, tuple(CELLS))
         for name in dtypes:
             validation.choice("dtype", name, validation.DTYPES["cpu"])
-        seconds = {f"{name} {kind}": _compile(name, kind, layer_norm) for name in cells for kind in dtypes}
+        kernels = {f"{name} {kind}": (name, kind) for name in cells for kind in dtypes}
+        seconds = {name: _compile(*kernels[name], layer_norm) for name in each(kernels)}
     found = {"cache": str(cache_root()), "seconds": {name: round(value, 2) for name, value in seconds.items()}}
     lines = [f"{value:8.2f} s  {name}" for name, value in seconds.items()]
     typer.echo(json.dumps(found, indent=2) if as_json else "\n".join([*lines, f"kernels in {found['cache']}"]))

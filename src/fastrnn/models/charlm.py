@@ -12,6 +12,7 @@ import numpy as np
 from fastrnn import GRU, LSTM, RNN, checkpoint, validation
 from fastrnn.arrays import Array, fetched, to_host
 from fastrnn.models.corpus import Corpus
+from fastrnn.models.fitting import write_log
 from fastrnn.models.parts import Parts, on_its_device
 from fastrnn.models.training import Progress, Run, Settings, Snapshot, Watch
 from fastrnn.models.vocabulary import UNKNOWN, Vocabulary
@@ -64,6 +65,14 @@ class CharLM:
         self.parts = Parts(embedding=self.embedding, rnn=self.rnn, head=self.head)
         self._snapshot: Snapshot | None = None  # of the last training run, to resume it
         self.to(device)
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """The estimates of the held-out loss in the last training run: step, loss, score and lr of each.
+
+        Losses are in bits per character, that of training a running average; empty without a run.
+        """
+        return [] if self._snapshot is None else list(self._snapshot.description.get("history", []))
 
     @property
     def params(self) -> dict[str, Array]:
@@ -259,14 +268,17 @@ class CharLM:
         while not stopped and run.step < run.settings.steps:
             self._step(run)
             stopped = watch.stop()
-            last = stopped or run.step == run.settings.steps
-            report = run.step % watch.report_every == 0 and not last
-            measure = report and corpus.held_out != ""
-            held_out = self.bits_per_character(corpus.held_out, ESTIMATE_CHARACTERS) if measure else None
-            if report or last:
+            report = run.step % watch.report_every == 0 or run.step == run.settings.steps
+            held_out = None
+            if report and corpus.held_out:
+                held_out = self.bits_per_character(corpus.held_out, ESTIMATE_CHARACTERS)
+                run.note(held_out)
+            if report or stopped:
                 self._snapshot = run.snapshot()
                 if watch.save_to is not None:
                     self.save(watch.save_to)
+                if watch.log_to is not None:
+                    write_log(watch.log_to, run.history)
             watch.on_progress(run.progress(held_out))
         return run.progress(None)
 

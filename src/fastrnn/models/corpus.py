@@ -14,6 +14,7 @@ from typing import NamedTuple
 LEFT_OUT = {"encodings", "idlelib", "lib2to3", "pydoc_data", "test", "tests", "turtledemo"}
 STDLIB_CHARACTERS = 8_000_000  # more than the default run reads; keeps the start quick
 HELD_OUT_FILES = 20  # one in so many
+SHOWN = 80  # characters of a line of the user's, in a message
 HELD_OUT_PART = 0.1  # of a single file
 
 
@@ -89,6 +90,11 @@ def read_text(path: Path) -> str:
         raise ValueError(
             f"{path}: expected UTF-8 text, got byte 0x{error.object[error.start]:02x} at offset {error.start}"
         ) from error
+
+
+def quoted(text: str) -> str:
+    """Return what a message shows of a text from a file: enough to find it."""
+    return repr(text if len(text) <= SHOWN else f"{text[:SHOWN]}...")
 
 
 def _modules(root: Path) -> Iterator[Path]:

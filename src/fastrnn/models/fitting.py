@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from fastrnn import checkpoint, validation
@@ -259,5 +259,13 @@ def _write(model: Trainable, run: Run, watch: Observer) -> None:
     if watch.save_to is not None:
         model.save(watch.save_to)
     if watch.log_to is not None:
-        lines = [json.dumps(line) + "\n" for line in run.history]
-        checkpoint.write_bytes(watch.log_to, "".join(lines).encode())
+        write_log(watch.log_to, run.history)
+
+
+def write_log(path: str | os.PathLike[str], history: Sequence[Mapping[str, Any]]) -> None:
+    """Write a line of JSON for each measurement; the file appears whole, or the old one stays.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    checkpoint.write_bytes(path, "".join(json.dumps(line) + "\n" for line in history).encode())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import itertools
 import math
 import os
@@ -17,7 +18,7 @@ from fastrnn import GRU, LSTM, RNN, validation
 from fastrnn.arrays import Array, array_module, describe, module_of, to_device, to_host
 from fastrnn.errors import ShapeError
 from fastrnn.models import parts
-from fastrnn.models.corpus import read_text
+from fastrnn.models.corpus import quoted, read_text
 from fastrnn.models.fitting import Observer, Point, Schedule, Snapshot, fit, schedule_of
 from fastrnn.models.parts import Parts, on_its_device
 from fastrnn.nn import Linear, mse
@@ -289,29 +290,52 @@ def autoregressive(series: Array, window: int, horizon: int) -> float:
     return _rmse(known[:, window:], test.y)
 
 
-def csv_column(path: Path, column: str | None = None) -> Array:
+def csv_column(path: Path, column: str | None = None) -> tuple[str, Array]:
     """Read a column of numbers from a CSV file with a header line, by its name; None takes the last one.
+
+    Empty lines are passed over, but not between the numbers of a file of one column, where each is a gap.
+
+    Returns:
+        The column's name and its values, [N] float64.
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: there is no such column, or a gap or text in it; with its line.
+        ValueError: it is no CSV file, there is no such column, or a gap or anything but a finite number in it; with its
+            line.
     """
-    lines = read_text(path).splitlines()
-    rows = [row for row in enumerate(csv.reader(lines), start=1) if row[1]]
+    rows = _rows(path)
     if not rows:
         raise ValueError(f"{path}: expected a header line and numbers, got an empty file")
     (_, header), *rest = rows
     names = [name.strip() for name in header]
+    if len(names) > 1:
+        rest = [row for row in rest if row[1]]
     if column is None:
         column = names[-1]
     if column not in names:
-        raise ValueError(f"column: expected one of {', '.join(map(repr, names))} in {path}, got {column!r}")
+        raise ValueError(f"column: expected one of {', '.join(map(quoted, names))} in {path}, got {column!r}")
     at, values = names.index(column), []
     for line, row in rest:
         text = row[at].strip() if at < len(row) else ""
         try:
             values.append(float(text))
         except ValueError:
-            text = repr(text) if text else "nothing"
-            raise ValueError(f"{path}, line {line}: expected a number in column {column!r}, got {text}") from None
-    return checked(np.array(values))
+            values.append(math.nan)
+        if not math.isfinite(values[-1]):
+            text = quoted(text) if text else "nothing"
+            raise ValueError(f"{path}, line {line}: expected a number in column {quoted(column)}, got {text}")
+    return column, np.array(values)
+
+
+def _rows(path: Path) -> list[tuple[int, list[str]]]:
+    """The rows of a CSV file with their lines, from the first to the last one that is not empty."""
+    reader, rows = csv.reader(io.StringIO(read_text(path), newline="")), list[tuple[int, list[str]]]()
+    try:
+        for row in reader:
+            if row or rows:
+                rows.append((reader.line_num, row))
+    except csv.Error as error:
+        raise ValueError(f"{path}, line {reader.line_num}: expected comma-separated values ({error})") from error
+    while rows and not rows[-1][1]:
+        rows.pop()
+    return rows

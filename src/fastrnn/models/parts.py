@@ -126,8 +126,9 @@ def load(path: str | os.PathLike[str], kind: type[M], device: str) -> M:
 
     tensors, description = checkpoint.read(path)
     name = kind.__name__
+    wanted = f"a checkpoint of {'an' if name[0] in 'AEIOU' else 'a'} {name}"
     if description.get("class") != name:
-        raise ValueError(f"{path}: expected a checkpoint of a {name}, got one of {description.get('class')!r}")
+        raise ValueError(f"{path}: expected {wanted}, got one of {description.get('class')!r}")
     try:
         model: Any = kind(**description["arguments"])
         model.parts.update({n: tensors.pop(n) for n in model.parts.params})
@@ -137,5 +138,5 @@ def load(path: str | os.PathLike[str], kind: type[M], device: str) -> M:
             model.run = Snapshot(description["run"], tensors)
             model.run.check(model.parts.params)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: expected a checkpoint of a {name}, got a damaged one ({error!r})") from error
+        raise ValueError(f"{path}: expected {wanted}, got a damaged one ({error!r})") from error
     return model.to(device)  # type: ignore[no-any-return]

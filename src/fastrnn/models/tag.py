@@ -19,7 +19,7 @@ import numpy as np
 from fastrnn import LSTM, validation
 from fastrnn.arrays import Array, to_host
 from fastrnn.models import parts
-from fastrnn.models.corpus import python_stdlib, read_text
+from fastrnn.models.corpus import python_stdlib, quoted, read_text
 from fastrnn.models.fitting import Observer, Point, Schedule, Snapshot, fit, schedule_of
 from fastrnn.models.parts import Parts, on_its_device
 from fastrnn.nn import Dropout, Embedding, Linear, log_softmax, softmax_cross_entropy
@@ -307,7 +307,7 @@ def conll(path: Path) -> list[Sentence]:
             tokens, labels = [], []
             continue
         if len(fields) < 2 or not re.fullmatch(r"O|[BI]-\S+", fields[-1]):
-            raise ValueError(f"{path}, line {number}: expected a token and a label O, B-x or I-x, got {line!r}")
+            raise ValueError(f"{path}, line {number}: expected a token and a label O, B-x or I-x, got {quoted(line)}")
         tokens.append(fields[0])
         labels.append(fields[-1])
     if not sentences:

@@ -61,8 +61,9 @@ class Watch:
     Args:
         on_progress: called after each step.
         stop: asked after each step; True ends the run early, to be resumed later.
-        report_every: steps between estimates of the held-out loss, and between checkpoints.
+        report_every: steps between estimates of the held-out loss, and between checkpoints; another after the last.
         save_to: where checkpoints go, the last one after the last step.
+        log_to: where a JSON line for each estimate goes; losses in bits per character.
 
     Raises:
         ValueError, TypeError: report_every is not a positive integer.
@@ -72,6 +73,7 @@ class Watch:
     stop: Callable[[], bool] = lambda: False
     report_every: int = 100
     save_to: str | os.PathLike[str] | None = None
+    log_to: str | os.PathLike[str] | None = None
 
     def __post_init__(self) -> None:
         validation.integer("report_every", self.report_every, 1)
@@ -111,6 +113,7 @@ class Run:
         self.adam = Adam(settings.lr)
         self.step = 0
         self.bits = 0.0  # moving average of the loss that starts from 0; `progress` makes up for that
+        self.history: list[dict[str, Any]] = []  # a line for each estimate of the held-out loss
         self.state: Any = None  # of the recurrent layer: h [L, B, H] or the pair (h, c)
 
     def next(self) -> tuple[Array, Array, Any]:
@@ -131,6 +134,11 @@ class Run:
         read = self.step * settings.batch * settings.window
         return Progress(self.step, settings.steps, read, self.bits / (1 - SMOOTHING**self.step), held_out_bits)
 
+    def note(self, held_out_bits: float) -> None:
+        """Note an estimate of the held-out loss, in the form that the logs of all models have."""
+        loss = self.progress(None).train_bits
+        self.history.append({"step": self.step, "loss": loss, "score": held_out_bits, "lr": self.adam.lr})
+
     def snapshot(self) -> Snapshot:
         """Return everything that `restored` needs."""
         parts = self.state if isinstance(self.state, tuple) else () if self.state is None else (self.state,)
@@ -138,7 +146,7 @@ class Run:
         tensors.update({f"state.{i}": to_host(part).copy() for i, part in enumerate(parts)})
         description = {
             "settings": dataclasses.asdict(self.settings), "text": self.text, "seed": self.seed, "step": self.step,
-            "bits": self.bits, "streams": self.streams.state(),
+            "bits": self.bits, "streams": self.streams.state(), "history": list(self.history),
         }  # fmt: skip
         return Snapshot(description, tensors)
 
@@ -156,7 +164,7 @@ class Run:
         if settings.steps <= description["step"]:
             raise ValueError(f"steps: expected more than the {description['step']} already taken, got {settings.steps}")
         run = cls(settings, ids, description["text"], description["seed"])
-        run.step, run.bits = description["step"], description["bits"]
+        run.step, run.bits, run.history = description["step"], description["bits"], list(description.get("history", []))
         run.streams.restore(description["streams"])
         moments = _named(tensors, "adam.")
         step = moments.pop("step")

@@ -16,7 +16,7 @@ import numpy as np
 from fastrnn import GRU, beam_search, validation
 from fastrnn.arrays import Array, module_of, to_device, to_host
 from fastrnn.models import numerals, parts
-from fastrnn.models.corpus import read_text
+from fastrnn.models.corpus import quoted, read_text
 from fastrnn.models.fitting import Observer, Point, Schedule, Snapshot, fit, schedule_of
 from fastrnn.models.parts import Parts, on_its_device
 from fastrnn.models.vocabulary import Vocabulary
@@ -362,7 +362,7 @@ def table(path: Path, held_out: float = 0.1, seed: int = 0) -> Corpus:
     for number, line in enumerate(read_text(path).splitlines(), start=1):
         fields = line.split("\t")
         if len(fields) not in (2, 3) or not all(fields):
-            raise ValueError(f"{path}, line {number}: expected source<tab>target[<tab>language], got {line!r}")
+            raise ValueError(f"{path}, line {number}: expected source<tab>target[<tab>language], got {quoted(line)}")
         examples.append(Example(fields[0], fields[1], fields[2] if len(fields) == 3 else "target"))
     sources = sorted({example.source for example in examples})
     if len(sources) < 2:
