@@ -177,5 +177,6 @@ def needs(cell: Cell, layout: Layout, sums: int, backward: bool) -> int:
     """
     if not layout.tensor:
         return sums + (96 + 8 * layout.own if backward else 58 + 14 * layout.own)
-    plain = not (cell.separate or cell.gated or cell.unit_parameters)
+    known = cell.cuda is not None and cell.cuda[0].endswith(".cuh")  # a user's cell is taken for the hardest
+    plain = known and not (cell.separate or cell.gated or cell.unit_parameters)
     return sums + (46 + 16 * layout.own if backward else 40 + 8 * layout.own if plain else 48 + 16 * layout.own)
