@@ -177,6 +177,17 @@ def test_the_first_variant_that_spills_nothing_is_run(cupy: ModuleType, monkeypa
         assert load(variants, 0).variant == variants[taken]
 
 
+def test_a_layer_goes_the_way_of_the_faster_plan_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    from fastrnn.cuda import choice
+
+    monkeypatch.setattr(choice, "_forced", None)
+    for H, launched in ((5, {"block_pack_forward", "block_forward"}), (300, {"step_forward"})):
+        case = Case("lstm", "cuda", "float32", T=2, H=H)
+        cupy_standin.launches.clear()
+        make_layer(case, device="cuda:0")(on_device(draw(case)).x)
+        assert loops() == launched
+
+
 def test_one_launch_each_way() -> None:
     case = Case("gru", "cuda", "float32", T=7)
     layer, problem = make_layer(case, device="cuda:0"), on_device(draw(case))
