@@ -113,8 +113,8 @@ def fit(cell: Cell, dtype: str, hidden: int, batch: int, options: bool, chip: Ch
     )
     tries = [_placed(cell, layout, products, most - spare) for spare in SPARE]
     serving = [one for one in tries if max(one.shared) <= chip.shared]
-    if not serving:
-        needed = max(tries[0].shared) >> 10
+    if max(tries[1].shared) > chip.shared:  # too few variants to choose from: at these sizes the last ones mostly spill
+        needed = max(tries[1].shared) >> 10
         return f"its weights need {needed} KiB of shared memory besides all registers, of {chip.shared >> 10}"
     vectors = [sum(product.outside(0) for product in of) // layout.threads // VECTOR for of in products]
     told = cell.name, dtype, layout.units, layout.rows, layout.slices, layout.threads, options
