@@ -53,7 +53,7 @@ def held(block: Tensor) -> Any:
     return cupy.cuda.MemoryPointer(memory, 0)
 
 
-class Block(cupy.cuda.UnownedMemory):  # type: ignore[misc]
+class Block(cupy.cuda.UnownedMemory):
     """Memory that belongs to a tensor."""
 
     tensor: Tensor

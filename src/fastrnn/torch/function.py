@@ -62,7 +62,7 @@ class Call(NamedTuple):
         """The call without its device, weights and 16 bits: what the loop of torch operations takes its masks from."""
         if self.device == "cpu":
             return self
-        reset = self.reset.cpu().numpy() if isinstance(self.reset, Tensor) else self.reset
+        reset = on_host(self.reset) if isinstance(self.reset, Tensor) else self.reset
         return Call.of(self.spec, computed_in(self.layer.dtype)).on(self.masks, self.lengths, reset)
 
     def on(self, masks: Masks | None, lengths: Any, reset: Any) -> Call:
@@ -146,6 +146,12 @@ def check(x: Tensor, h: Any, c: Any, weight: Tensor) -> None:
 def bridge() -> Any:
     """The module by which tensors of a GPU and CuPy's arrays share memory: not before one is met, it imports CuPy."""
     return importlib.import_module("fastrnn.torch.bridge")
+
+
+def on_host(tensor: Tensor) -> Array:
+    """A copy of a tensor's numbers on the host, also where a torch.func transform is to see all operations."""
+    with torch._C._DisableFuncTorch():
+        return tensor.detach().cpu().numpy().copy()  # type: ignore[no-any-return]
 
 
 def numpy(tensor: Tensor) -> Array:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastrnn import backends
+from fastrnn import backends, validation
 from fastrnn.arrays import Array
 from fastrnn.torch import function
 from fastrnn.torch.function import Call, Masks
@@ -24,12 +24,11 @@ from fastrnn.torch.spec import GPU_DTYPES, Spec
 
 def call_of(spec: Spec, device: str, x: Tensor, masks: Masks | None, lengths: Any, reset: Any) -> Call:
     """A call without weights, its lengths on the host, and a copy of reset on the GPU."""
-    if isinstance(lengths, Tensor):
-        lengths = lengths.cpu()
-    if isinstance(reset, Tensor):
-        reset = reset.detach().to(x.device, copy=True)
-    elif isinstance(reset, np.ndarray):
-        reset = torch.tensor(reset, device=x.device)
+    with torch._C._DisableFuncTorch():  # these belong to no transform
+        if isinstance(lengths, Tensor):
+            lengths = lengths.detach().cpu()
+        if isinstance(reset, (Tensor, np.ndarray)):
+            reset = torch.as_tensor(reset).detach().to(x.device, copy=True)
     call = Call.of(spec, GPU_DTYPES[x.dtype], device).on(masks, lengths, reset)
     return call._replace(backend=backends.module(backends.current(device)))
 
@@ -44,21 +43,20 @@ def run(call: Call, x: Tensor, h: Tensor | None, c: Tensor | None, weights: Sequ
     return forward(call, x, h, c, weights, save=False)[0]
 
 
-def forward(
-    call: Call, x: Tensor, h: Any, c: Any, weights: Sequence[Tensor], save: bool
-) -> tuple[list[Tensor], tuple[Any, ...]]:
-    """Run the kernels; return the outputs, and what `backward` takes first."""
+def forward(call: Call, x: Tensor, h: Any, c: Any, weights: Sequence[Tensor], save: bool) -> tuple[list[Tensor], Any]:
+    """Run the kernels; return the outputs, and what `backward` needs."""
     with function.bridge().current(call.device):
+        validation.usable_stream(call.device)
         call = call._replace(packed=_packed(call, weights))
         outputs, kept = function.forward(call, x, h, c, save)
     return outputs, (call, *kept)
 
 
-def backward(
-    call: Call, inputs: Any, batched: bool, passes: Any, given: Sequence[Tensor | None], needed: Sequence[bool]
-) -> list[Tensor | None]:
+def backward(kept: Any, given: Sequence[Tensor | None], needed: Sequence[bool]) -> list[Tensor | None]:
     """Gradients by the kernels; as function.backward."""
+    call, inputs, batched, passes = kept
     with function.bridge().current(call.device):
+        validation.usable_stream(call.device)
         return function.backward(call, inputs, batched, passes, given, needed)
 
 
@@ -72,13 +70,13 @@ def _packed(call: Call, weights: Sequence[Tensor]) -> list[Any]:
 class _Ticket(np.ndarray[Any, Any]):
     """One byte that holds what a forward pass keeps for its backward pass, for as long as a tensor has its memory."""
 
-    contents: tuple[Any, ...]
+    contents: Any
 
 
 _issued: WeakValueDictionary[int, _Ticket] = WeakValueDictionary()  # by the address of the byte
 
 
-def issue(contents: tuple[Any, ...]) -> Tensor:
+def issue(contents: Any) -> Tensor:
     """A tensor for autograd to keep in the place of what it cannot: it frees that as it frees its own."""
     ticket = np.zeros(1, np.uint8).view(_Ticket)
     ticket.contents = contents
@@ -87,7 +85,7 @@ def issue(contents: tuple[Any, ...]) -> Tensor:
     return tensor
 
 
-def redeem(tensor: Tensor) -> tuple[Any, ...] | None:
+def redeem(tensor: Tensor) -> Any:
     """What was kept; None if this is a copy of the tensor that was issued, and the tensor gone."""
     ticket = _issued.get(tensor.data_ptr())
     return None if ticket is None else ticket.contents
@@ -125,7 +123,7 @@ class Recurrence(torch.autograd.Function):
             return None, None, *function.differentiable(host, inputs, arguments, needed, given)
         x, h, c, *weights = arguments
         contents = redeem(ticket) or forward(call, x, h, c, weights, save=True)[1]
-        return None, None, *backward(*contents, given, needed)
+        return None, None, *backward(contents, given, needed)
 
 
 run_with_graph = super(torch.autograd.Function, Recurrence).apply  # as function.run_with_graph

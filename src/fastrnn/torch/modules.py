@@ -128,7 +128,7 @@ class _Module(Options):
         masks = None if rate is None else Masks(rate, int(torch.randint(2**63 - 1, (1,), device="cpu")))
         if device != "cpu":
             return gpu.run(gpu.call_of(spec, device, x, masks, lengths, reset), x, h, c, weights)
-        reset = reset.detach().cpu().numpy().copy() if isinstance(reset, Tensor) else reset
+        reset = function.on_host(reset) if isinstance(reset, Tensor) else reset
         if function.steps_needed((x, h, c, *weights)):
             call = Call.of(spec, DTYPES[x.dtype]).on(masks, lengths, reset)
             return function.by_steps(call, function.sizes(call, x, h, c), x, h, c, weights)

@@ -76,11 +76,10 @@ def _backward(
     call = _call(x, h, c, weights, lengths, reset, seed, rate, constants)
     needed = [True] * (3 + len(weights))
     if call.device == "cpu":
-        kept = function.forward(call, x, h, c, save=True)[1]
-        found = function.backward(call, *kept, given, needed)
+        _, (inputs, batched, passes) = function.forward(call, x, h, c, save=True)
+        found = function.backward(call, inputs, batched, passes, given, needed)
     else:
-        kept = gpu.forward(call, x, h, c, weights, save=True)[1]
-        found = gpu.backward(*kept, given, needed)
+        found = gpu.backward(gpu.forward(call, x, h, c, weights, save=True)[1], given, needed)
     return [g for g in found if g is not None]
 
 
