@@ -317,3 +317,24 @@ def test_what_a_step_saved_is_freed_at_once(kind: str, options: dict[str, Any]) 
         assert gc.collect() == 0
     finally:
         gc.enable()
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
+@pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU"])
+def test_tangents_under_autocast_and_with_a_reset(kind: str) -> None:
+    """Both are computed as without it, in float32; reset is a tensor that the transform knows nothing of."""
+    module, reset = getattr(fastrnn.torch, kind)(I, H), torch.tensor([[False, True], [True, False], [False, True]])
+    x, d = random(T, B, I, grad=False), random(T, B, I, seed=4, grad=False)
+
+    def tangent() -> torch.Tensor:
+        tangent: torch.Tensor = torch.func.jvp(lambda x: module(x, None, None, reset)[0], (x,), (d,))[1]
+        return tangent.detach()
+
+    want = tangent()
+    weight = random(T, B, H, seed=5, grad=False)
+    leaf = x.clone().requires_grad_()
+    (dx,) = torch.autograd.grad(module(leaf, None, None, reset)[0], leaf, weight)
+    assert abs((want * weight).sum() - (dx * d).sum()) <= rounding("float32", 3 * T, 6 * H) * (dx * d).abs().sum()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = tangent()
+    assert torch.equal(got, want.to(got.dtype))  # RNN's outputs are autocast's dtype, as torch's

@@ -324,8 +324,10 @@ def test_what_a_step_keeps_goes_with_its_graph() -> None:
 
 
 @pytest.mark.parametrize("how", ["checkpoint", "copies"])
-def test_hooks_on_what_autograd_keeps(how: str) -> None:
+def test_hooks_on_what_autograd_keeps(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Checkpointing hands back the tensors of another forward pass; a copy in another place runs the pass again."""
+    passes, forward = list[int](), gpu.forward
+    monkeypatch.setattr(gpu, "forward", lambda *a, **o: passes.append(1) or forward(*a, **o))
     module, _ = twins("LSTM", torch.float32, num_layers=2, dropout=0.5)
     inputs = {"x": random(T, B, I)}
     runs = []
@@ -337,10 +339,12 @@ def test_hooks_on_what_autograd_keeps(how: str) -> None:
         return m(given["x"])[0]
 
     want = results(module, run, inputs)
+    assert len(passes) == 1
     runs.append(1)
     hooks = torch.autograd.graph.saved_tensors_hooks(lambda t: t.clone(), lambda t: t)
     with hooks if how == "copies" else nullcontext():
         got = results(module, run, inputs)
+    assert len(passes) == 3
     for name, value in want.items():
         assert_same_bits(name, got[name].numpy(), value.numpy())
 
@@ -356,9 +360,12 @@ def test_a_backward_pass_runs_on_the_stream_of_the_forward_pass(on_gpu: Bridge) 
 
 def test_a_stream_that_captures_is_refused(on_gpu: Bridge) -> None:
     module, x = fastrnn.torch.LSTM(I, H), random(T, B, I)
+    y = module(x)[0].sum()
     on_gpu.of_torch.begin_capture()
-    with pytest.raises(RuntimeError, match="stream: expected a current stream that captures no CUDA graph"):
-        module(x)
+    for call in (lambda: module(x), y.backward):
+        with pytest.raises(RuntimeError, match="stream: expected a current stream that captures no CUDA graph"):
+            call()
+        on_gpu.inside = 0
 
 
 def test_memory_is_shared_not_copied(on_gpu: Bridge, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -416,7 +423,7 @@ def test_double_backward_and_tangents() -> None:
         torch.manual_seed(3)
         reset = torch.zeros(T, B, dtype=torch.bool)
         reset[2] = True
-        return module(x, None, [5, 0, 3], reset)[0]
+        return module(x, None, torch.tensor([5, 0, 3]), reset)[0]
 
     def second() -> torch.Tensor:
         (first,) = torch.autograd.grad(run(x).square().sum(), x, create_graph=True)

@@ -1,7 +1,8 @@
 """Calls on a GPU's tensors: the CUDA kernels on torch's memory and stream, and their place in torch's graph.
 
 The weights are used where they are, so no copy of them can be stale; only sums of biases and the like are made anew at
-each call. Nothing waits for the GPU, but `lengths` that are there, which must be known on the host.
+each call. Nothing waits for the GPU, but `lengths` that are there, which must be known on the host, and a `reset` that
+is not there.
 """
 
 from __future__ import annotations

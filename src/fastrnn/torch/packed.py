@@ -46,6 +46,6 @@ def pad(packed: PackedSequence) -> Padded:
     if not torch.compiler.is_compiling() and data.shape[0] == steps * batch:  # a graph cannot hang on the lengths
         return Padded(data.view(steps, batch, -1), None, None, packed)
     valid = torch.arange(batch, device="cpu") < batch_sizes.unsqueeze(1)
-    places = valid.flatten().nonzero().squeeze(1).to(data.device)
+    places = valid.flatten().nonzero().squeeze(1).to(data.device, non_blocking=True)  # nobody writes to it: no wait
     rows = data.new_zeros(steps * batch, data.shape[1]).index_copy(0, places, data)
     return Padded(rows.view(steps, batch, -1), valid.sum(0), places, packed)
