@@ -549,6 +549,7 @@ ERRORS: dict[str, tuple[Any, type[Exception], str]] = {
     "dtype": (lambda m: m(X.half()), TensorError, "x: expected torch.float32, as the parameters, got torch.float16"),
     "state": (lambda m: m(X, torch.ones(2, B, H)), ShapeError, r"state h_0: expected \[1, 3, 9\]"),
     "lengths": (lambda m: m(X, None, [9, 1, 1]), ValueError, "lengths: expected 0 <= length <= 5, got 9"),
+    "counts": (lambda m: m(X, None, torch.ones(B)), TypeError, r"lengths: expected \[3\] integers, got"),
     "reset": (lambda m: m(X, None, None, torch.zeros(T, 1, dtype=torch.bool)), ShapeError, r"reset: expected \[5, 3\]"),
     "integers": (lambda m: m(X, None, None, torch.zeros(T, B)), TypeError, r"reset: expected \[5, 3\] bool"),
     "device": (lambda m: m(X.to("meta")), TensorError, "x: expected a tensor on cpu, as the parameters, got meta"),

@@ -154,6 +154,11 @@ def on_host(tensor: Tensor) -> Array:
         return tensor.detach().cpu().numpy().copy()  # type: ignore[no-any-return]
 
 
+def counts(lengths: Any) -> Any:
+    """Lengths on the host; what cannot be lengths as it is, for the core to refuse."""
+    return on_host(lengths) if isinstance(lengths, Tensor) and not lengths.is_floating_point() else lengths
+
+
 def numpy(tensor: Tensor) -> Array:
     """The tensor's memory as an array."""
     return tensor.detach().numpy() if tensor.requires_grad else tensor.numpy()  # type: ignore[no-any-return]

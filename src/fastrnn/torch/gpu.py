@@ -25,10 +25,9 @@ from fastrnn.torch.spec import GPU_DTYPES, Spec
 
 def call_of(spec: Spec, device: str, x: Tensor, masks: Masks | None, lengths: Any, reset: Any) -> Call:
     """A call without weights, its lengths on the host, and a copy of reset on the GPU."""
-    with torch._C._DisableFuncTorch():  # these belong to no transform
-        if isinstance(lengths, Tensor):
-            lengths = lengths.detach().cpu()
-        if isinstance(reset, (Tensor, np.ndarray)):
+    lengths = function.counts(lengths)
+    if isinstance(reset, (Tensor, np.ndarray)):
+        with torch._C._DisableFuncTorch():  # it belongs to no transform
             reset = torch.as_tensor(reset).detach().to(x.device, copy=True)
     call = Call.of(spec, GPU_DTYPES[x.dtype], device).on(masks, lengths, reset)
     return call._replace(backend=backends.module(backends.current(device)))

@@ -130,7 +130,7 @@ class _Module(Options):
             return gpu.run(gpu.call_of(spec, device, x, masks, lengths, reset), x, h, c, weights)
         reset = function.on_host(reset) if isinstance(reset, Tensor) else reset
         if function.steps_needed((x, h, c, *weights)):
-            call = Call.of(spec, DTYPES[x.dtype]).on(masks, lengths, reset)
+            call = Call.of(spec, DTYPES[x.dtype]).on(masks, function.counts(lengths), reset)
             return function.by_steps(call, function.sizes(call, x, h, c), x, h, c, weights)
         snapshot, backend = self._snapshot, backends.current()
         if snapshot is None or not snapshot.holds(spec, backend, weights):
