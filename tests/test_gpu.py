@@ -240,3 +240,190 @@ def test_vectors_that_share_an_index_are_summed_alone() -> None:
         else:
             want = values[index == k].astype(np.float64).sum(axis=0)
             assert_close(f"index {k}", got[k], want, rounding("float32", 0, 4099))
+
+
+# fastrnn.torch on CUDA tensors
+
+
+def no_torch() -> str:
+    """Why the modules cannot run on a GPU here; empty if they can."""
+    try:
+        import torch
+    except ImportError as error:
+        return str(error)
+    return "" if torch.cuda.is_available() else "torch finds no GPU"
+
+
+with_torch = pytest.mark.skipif(bool(no_torch()), reason=no_torch())
+T_, B_, I_, H_ = 12, 5, 24, 40
+KINDS = ("RNN", "LSTM", "GRU")
+MODULES: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "stacked": {"num_layers": 2, "bidirectional": True, "batch_first": True},
+    "no-bias": {"bias": False},
+}
+
+
+def twins(kind: str, dtype: str, device: str, **options: Any) -> tuple[Any, Any]:
+    """fastrnn.torch's module, and torch's in float64 with the same numbers."""
+    import torch
+
+    import fastrnn.torch
+
+    torch.manual_seed(7)
+    ours = getattr(fastrnn.torch, kind)(I_, H_, **options).to(device, getattr(torch, dtype))
+    theirs = getattr(torch.nn, kind)(I_, H_, **options).to(device, torch.float64)
+    theirs.load_state_dict(ours.state_dict())
+    return ours, theirs
+
+
+def module_results(module: Any, steps: Any, lengths: Any = None) -> dict[str, Any]:
+    """Output, states, and the gradients of the input and of all parameters, as tensors."""
+    import torch
+    from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
+
+    weight = next(module.parameters())
+    x = steps.detach().to(weight.device, weight.dtype).requires_grad_()
+    given = x if lengths is None else pack_padded_sequence(x, lengths, module.batch_first, enforce_sorted=False)
+    y, state = module(given)
+    outputs = [y.data if isinstance(y, PackedSequence) else y, *(state if isinstance(state, tuple) else (state,))]
+    generator = torch.Generator().manual_seed(3)
+    d = [torch.randn(o.shape, generator=generator).to(weight.dtype).to(o.device) for o in outputs]
+    targets = {"x": x, **dict(module.named_parameters())}
+    grads = torch.autograd.grad(outputs, list(targets.values()), d)
+    found = {f"output {k}": o.detach() for k, o in enumerate(outputs)}
+    return found | {f"d {name}": g for name, g in zip(targets, grads, strict=True)}
+
+
+def steps_for(options: dict[str, Any], dtype: str) -> Any:
+    import torch
+
+    shape = (B_, T_, I_) if options.get("batch_first") else (T_, B_, I_)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(getattr(torch, dtype))
+
+
+def assert_as_torch(got: dict[str, Any], want: dict[str, Any], dtype: str) -> None:
+    assert list(got) == list(want)
+    for name, value in want.items():
+        assert str(got[name].dtype) == f"torch.{dtype}", name
+        assert got[name].device == value.device, name
+        assert_close(name, got[name].double().cpu().numpy(), value.cpu().numpy(), rounding(dtype, 3 * T_, 6 * H_))
+
+
+def assert_modules_agree(kind: str, dtype: str, options: dict[str, Any], lengths: Any, device: str) -> None:
+    ours, theirs = twins(kind, dtype, device, **options)
+    steps = steps_for(options, dtype)
+    want = module_results(theirs, steps, lengths)
+    first = module_results(ours, steps, lengths)
+    assert_as_torch(first, want, dtype)
+    for _ in range(PASSES):  # as graphs
+        for name, value in module_results(ours, steps, lengths).items():
+            assert_same_bits(name, value.double().cpu().numpy(), first[name].double().cpu().numpy())
+
+
+@with_torch
+@pytest.mark.parametrize("lengths", [None, [12, 3, 7, 1, 12]], ids=["padded", "packed"])
+@pytest.mark.parametrize("options", MODULES)
+@pytest.mark.parametrize("dtype", ALL_DTYPES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_torch_modules_as_torch_nn(kind: str, dtype: str, options: str, lengths: Any) -> None:
+    import torch
+
+    assert_modules_agree(kind, dtype, MODULES[options], None if lengths is None else torch.tensor(lengths), "cuda")
+
+
+@with_torch
+@pytest.mark.parametrize("kind", KINDS)
+def test_torch_modules_on_a_side_stream(kind: str) -> None:
+    """What was computed on one of torch's streams, and on what follows on it without a host that waits."""
+    import torch
+
+    ours, theirs = twins(kind, "float32", "cuda", num_layers=2)
+    steps = torch.randn(200, 32, I_, device="cuda")
+    want = module_results(theirs, steps)
+    torch.cuda.synchronize()
+    for _ in range(2 * PASSES):
+        stream = torch.cuda.Stream()
+        with torch.cuda.stream(stream):
+            torch.cuda._sleep(10_000_000)  # the host is far ahead
+            late = steps * 0.5
+            got = module_results(ours, late + late)
+        stream.synchronize()
+        for name, value in want.items():
+            tolerance = rounding("float32", 3 * 200, 6 * H_)
+            assert_close(name, got[name].double().cpu().numpy(), value.cpu().numpy(), tolerance)
+
+
+@with_torch
+def test_torchs_record_stream_holds_outputs_back() -> None:
+    """An output that another stream still reads is not written over by the next call, once its stream is recorded."""
+    import torch
+
+    ours, _ = twins("GRU", "float32", "cuda")
+    steps = steps_for({}, "float32").cuda()
+    with torch.no_grad():
+        want = ours(steps)[0].cpu()
+        side, kept = torch.cuda.Stream(), torch.empty(T_, B_, H_, device="cuda")
+        for _ in range(PASSES):
+            y = ours(steps)[0]
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):
+                torch.cuda._sleep(10_000_000)
+                kept.copy_(y)
+            y.record_stream(side)
+            del y
+            for _ in range(3):
+                ours(steps * 2)
+            side.synchronize()
+            assert_same_bits("y", kept.cpu().numpy(), want.numpy())
+
+
+@with_torch
+def test_torch_modules_after_steps_of_an_optimiser() -> None:
+    import torch
+
+    ours, theirs = twins("LSTM", "float32", "cuda", num_layers=2)
+    steps = steps_for({}, "float32").cuda()
+    losses: list[list[float]] = [[], []]
+    for module, found in zip((ours, theirs), losses, strict=True):
+        optimizer = torch.optim.SGD(module.parameters(), lr=1.0, momentum=0.5)
+        for _ in range(2 * PASSES):
+            loss = (module(steps.to(next(module.parameters()).dtype))[0] - 0.3).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            found.append(loss.item())
+    assert losses[0] == pytest.approx(losses[1], rel=trained("float32", 3 * T_ * 2 * PASSES, 6 * H_))
+    assert losses[0][-1] < losses[0][0]
+
+
+@with_torch
+@pytest.mark.parametrize("kind", [*KINDS, "LSTMCell", "GRUCell", "RNNCell"])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_autocast_returns_torchs_dtypes(kind: str, dtype: str) -> None:
+    import torch
+
+    ours, theirs = twins(kind, "float32", "cuda")
+    steps = torch.randn(*(() if "Cell" in kind else (T_,)), B_, I_, device="cuda")
+
+    def flat(value: Any) -> list[Any]:
+        return [value] if isinstance(value, torch.Tensor) else [t for part in value for t in flat(part)]
+
+    with torch.autocast("cuda", dtype=getattr(torch, dtype)):
+        got, want = flat(ours(steps)), flat(theirs.float()(steps))
+    assert [t.dtype for t in got] == [t.dtype for t in want]
+
+
+@with_torch
+def test_torch_modules_refuse_what_is_elsewhere() -> None:
+    import torch
+
+    ours, _ = twins("GRU", "float32", "cuda")
+    with pytest.raises(TypeError, match="x: expected a tensor on cuda:0, as the parameters, got cpu"):
+        ours(torch.zeros(T_, B_, I_))
+    graph = torch.cuda.CUDAGraph()
+    steps = steps_for({}, "float32").cuda()
+    with torch.cuda.graph(graph):
+        steps + 1  # an empty graph would be warned of
+        with pytest.raises(RuntimeError, match="stream: expected"):
+            ours(steps)

@@ -31,7 +31,11 @@ CASES = [
     for kind in ("RNN", "LSTM", "GRU")
     for name, options in [*SMALL.items(), *EXTRA[kind]]
 ]
-pytestmark = pytest.mark.usefixtures("one_torch_thread")
+pytestmark = [
+    pytest.mark.usefixtures("one_torch_thread"),
+    # torch's own, at the first tangent of a process, whichever test that is
+    pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning"),
+]
 
 
 def small(kind: str, options: dict[str, Any]) -> Any:
@@ -52,14 +56,12 @@ def function_of(module: Any, **call: Any) -> tuple[Any, tuple[torch.Tensor, ...]
     return f, (random(*shape, dtype=F64), *weights)
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
 @pytest.mark.parametrize(("kind", "options"), CASES)
 def test_gradcheck_in_every_mode(kind: str, options: dict[str, Any]) -> None:
     f, arguments = function_of(small(kind, options))
     assert torch.autograd.gradcheck(f, arguments, check_forward_ad=True, check_batched_grad=True, fast_mode=True)
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
 @pytest.mark.parametrize(("kind", "options"), CASES)
 def test_gradgradcheck(kind: str, options: dict[str, Any]) -> None:
     f, arguments = function_of(small(kind, options))
@@ -317,3 +319,24 @@ def test_what_a_step_saved_is_freed_at_once(kind: str, options: dict[str, Any]) 
         assert gc.collect() == 0
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU"])
+def test_tangents_under_autocast_with_lengths_and_reset(kind: str) -> None:
+    """In float32, as without it; lengths and reset are tensors that the transform knows nothing of."""
+    module, lengths = getattr(fastrnn.torch, kind)(I, H), torch.tensor([2, 3])
+    reset = torch.tensor([[False, True], [True, False], [False, True]])
+    x, d = random(T, B, I, grad=False), random(T, B, I, seed=4, grad=False)
+
+    def tangent() -> torch.Tensor:
+        tangent: torch.Tensor = torch.func.jvp(lambda x: module(x, None, lengths, reset)[0], (x,), (d,))[1]
+        return tangent.detach()
+
+    want = tangent()
+    weight = random(T, B, H, seed=5, grad=False)
+    leaf = x.clone().requires_grad_()
+    (dx,) = torch.autograd.grad(module(leaf, None, lengths, reset)[0], leaf, weight)
+    assert abs((want * weight).sum() - (dx * d).sum()) <= rounding("float32", 3 * T, 6 * H) * (dx * d).abs().sum()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = tangent()
+    assert torch.equal(got, want.to(got.dtype))  # RNN's outputs are autocast's dtype, as torch's

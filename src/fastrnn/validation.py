@@ -296,7 +296,7 @@ def call(
     hidden_size: int, cell_state: bool, dtype: object, batch_first: bool, where: str = "cpu",
 ) -> tuple[Inputs, bool]:  # fmt: skip
     """Check the arguments of a call and return them time first and batched, and whether they were batched."""
-    _usable_stream(where)
+    usable_stream(where)
     batched = getattr(x, "ndim", 3) != 2
     letters = ("B", "T") if batch_first else ("T", "B")
     x = array("x", x, dtype, (*letters, input_size) if batched else ("T", input_size), where)
@@ -316,7 +316,7 @@ def call(
 PER_THREAD = 2  # the handle that stands for another stream in each thread
 
 
-def _usable_stream(where: str) -> None:
+def usable_stream(where: str) -> None:
     """Refuse to be part of a CUDA graph of the caller's, and a stream that is another one in each thread.
 
     A pass allocates, and what it gives back CuPy's pool would give to others, over whose data each launch of the graph
@@ -390,7 +390,7 @@ def gradients(
     cells_width: int, cell_state: bool, batched: bool, batch_first: bool, where: str = "cpu",
 ) -> tuple[Array | None, Array | None, Array | None, list[Array | None] | None]:  # fmt: skip
     """Check the arguments of a backward call; return dy, dh_n, dc_n and dcells time first and batched."""
-    _usable_stream(where)
+    usable_stream(where)
     steps, batch = inputs.x.shape[:2]
 
     def over_time(name: str, value: object, width: int) -> Array | None:

@@ -1,7 +1,8 @@
-"""One call on the kernels, and its place in torch's graph of gradients."""
+"""One call on the kernels, and its place in torch's graph of gradients; that of a call on a GPU is in gpu.py."""
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -12,11 +13,11 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from fastrnn import backends, sequence, threads
-from fastrnn.arrays import Array, describe
+from fastrnn.arrays import Array, computed_in, describe
 from fastrnn.errors import TensorError
 from fastrnn.recurrence import Columns, Run, Weights
 from fastrnn.torch import steps
-from fastrnn.torch.spec import DTYPES, Spec, layer
+from fastrnn.torch.spec import Spec, device_of, dtypes, layer, on_gpu
 
 NOWHERE = Columns(np.empty((0, 0, 0)), 0, 0)  # where an output was written does not matter to its gradient
 
@@ -37,14 +38,32 @@ class Call(NamedTuple):
     backend: Any = None
     packed: Any = None  # weights; None where the steps run as torch operations
     masks: Masks | None = None  # None where nothing is random
-    lengths: Any = None
-    reset: Any = None
+    lengths: Any = None  # on the host
+    reset: Any = None  # NumPy's array; on a GPU a tensor there
+    device: str = "cpu"
 
     @classmethod
-    def of(cls, spec: Spec, dtype: str) -> Call:
+    def of(cls, spec: Spec, dtype: str, device: str = "cpu") -> Call:
         """A call without weights or arguments."""
-        core = layer(spec, dtype)
-        return cls(spec, core, core._network)
+        core = layer(spec, dtype, device)
+        return cls(spec, core, core._network, device=device)
+
+    def arrays(self, tensors: Sequence[Tensor | None]) -> list[Any]:
+        """The tensors' memory as arrays of the device's library; on a GPU inside `bridge.current`, as the next."""
+        array = numpy if self.device == "cpu" else bridge().array
+        return [None if t is None else array(t) for t in tensors]
+
+    def tensors(self, arrays: Sequence[Array | None]) -> list[Any]:
+        """The arrays' memory as tensors."""
+        tensor = torch.from_numpy if self.device == "cpu" else bridge().tensor
+        return [None if a is None else tensor(a) for a in arrays]
+
+    def on_host(self) -> Call:
+        """The call without its device, weights and 16 bits: what the loop of torch operations takes its masks from."""
+        if self.device == "cpu":
+            return self
+        reset = on_host(self.reset) if isinstance(self.reset, Tensor) else self.reset
+        return Call.of(self.spec, computed_in(self.layer.dtype)).on(self.masks, self.lengths, reset)
 
     def on(self, masks: Masks | None, lengths: Any, reset: Any) -> Call:
         """The call with these arguments."""
@@ -61,13 +80,14 @@ class Call(NamedTuple):
         spec, layer = self.spec, self.layer
         if spec.single:
             x, h, c = x[None], None if h is None else h[None], None if c is None else c[None]
-        if self.lengths is None and self.reset is None:
+        if self.device == "cpu" and self.lengths is None and self.reset is None:
             batched, h_0, c_0 = _checked(layer, x.shape, h is None or h.shape, c is None or c.shape)
             if batched:
                 h = np.zeros(h_0, x.dtype) if h is None else h
                 c = np.zeros(c_0, x.dtype) if c is None and c_0 is not None else c
                 return sequence.Inputs(x.transpose(1, 0, 2) if spec.batch_first else x, h, c, None, None), True
-        return layer._inputs(x, _state(layer, h, c), self.lengths, self.reset)  # type: ignore[no-any-return]
+        reset = self.arrays([self.reset])[0] if isinstance(self.reset, Tensor) else self.reset
+        return layer._inputs(x, _state(layer, h, c), self.lengths, reset)  # type: ignore[no-any-return]
 
     def time_first(self, a: Array | None, batched: bool) -> Array | None:
         """x, or an array over time, from the module's layout to [T, B, N]."""
@@ -115,16 +135,32 @@ def check(x: Tensor, h: Any, c: Any, weight: Tensor) -> None:
             raise TensorError(f"{name}: expected {weight.dtype}, as the parameters, got {given.dtype}")
         if given.device != weight.device:
             raise TensorError(f"{name}: expected a tensor on {weight.device}, as the parameters, got {given.device}")
-    if weight.dtype not in DTYPES:
-        raise TensorError(f"parameters: expected torch.float32 or torch.float64 on the CPU, got {weight.dtype}")
-    if weight.device.type not in ("cpu", "meta"):
-        raise NotImplementedError(f"device: expected the CPU, the only one in this version, got {weight.device}")
+    device = device_of(weight)
+    if not (device in ("cpu", "meta") or (on_gpu(device) and torch.version.hip is None)):
+        raise NotImplementedError(f"device: expected the CPU or a GPU of NVIDIA's, got {weight.device}")
+    if weight.dtype not in dtypes(device):
+        names, place = " or ".join(map(str, dtypes(device))), device if on_gpu(device) else "the CPU"
+        raise TensorError(f"parameters: expected {names} on {place}, got {weight.dtype}")
 
 
-def numpy(tensor: Tensor | None) -> Array | None:
+def bridge() -> Any:
+    """The module by which tensors of a GPU and CuPy's arrays share memory: not before one is met, it imports CuPy."""
+    return importlib.import_module("fastrnn.torch.bridge")
+
+
+def on_host(tensor: Tensor) -> Array:
+    """A copy of a tensor's numbers on the host, also where a torch.func transform is to see all operations."""
+    with torch._C._DisableFuncTorch():
+        return tensor.detach().cpu().numpy().copy()  # type: ignore[no-any-return]
+
+
+def counts(lengths: Any) -> Any:
+    """Lengths on the host; what cannot be lengths as it is, for the core to refuse."""
+    return on_host(lengths) if isinstance(lengths, Tensor) and not lengths.is_floating_point() else lengths
+
+
+def numpy(tensor: Tensor) -> Array:
     """The tensor's memory as an array."""
-    if tensor is None:
-        return None
     return tensor.detach().numpy() if tensor.requires_grad else tensor.numpy()  # type: ignore[no-any-return]
 
 
@@ -132,7 +168,7 @@ def forward(call: Call, x: Tensor, h: Tensor | None, c: Tensor | None, save: boo
     """Run the kernels; return y, h_n, c_n, c of every layer (those that the call has), and what backward needs."""
     spec, layer, network, backend, packed, *_ = call
     with threads.Limited(torch.get_num_threads()):
-        inputs, batched = call.inputs(numpy(x), numpy(h), numpy(c))  # type: ignore[arg-type]
+        inputs, batched = call.inputs(*call.arrays((x, h, c)))
         output = sequence.forward(
             network, backend, packed, inputs, save=save or spec.cells, call=call.number,
             batch_first=spec.batch_first and batched,
@@ -142,7 +178,7 @@ def forward(call: Call, x: Tensor, h: Tensor | None, c: Tensor | None, save: boo
         if spec.cells:
             found = sequence.cells(network, backend, packed, output.passes)
             arrays += [layer._laid_out(c_t, batched) for c_t in found]
-    return list(map(torch.from_numpy, arrays)), (inputs, batched, output.passes)
+    return call.tensors(arrays), (inputs, batched, output.passes)
 
 
 def backward(
@@ -150,7 +186,7 @@ def backward(
     needed: Sequence[bool],
 ) -> list[Tensor | None]:  # fmt: skip
     """Gradients of x, h_0, c_0 and the weights, where needed, from those of the outputs, None standing for zero."""
-    spec, rest, dy = call.spec, list(map(numpy, given)), None
+    spec, rest, dy = call.spec, call.arrays(given), None
     if spec.single:
         rest = [None if g is None else g[None] for g in rest]
     else:
@@ -171,7 +207,7 @@ def backward(
         found.append(None)
     for of_direction in grads.weights:
         found += [value for value in of_direction if value is not None]
-    return [torch.from_numpy(a) if need and a is not None else None for a, need in zip(found, needed, strict=True)]
+    return call.tensors([a if need else None for a, need in zip(found, needed, strict=True)])
 
 
 class _Number(int):
@@ -287,7 +323,7 @@ class Recurrence(torch.autograd.Function):
         saved, needed = ctx.saved_tensors, ctx.needs_input_grad[2:]
         arguments, tensors = saved[: ctx.given], saved[ctx.given :]
         inputs, shape, batched, stripped = ctx.kept
-        if torch.is_grad_enabled() or steps_needed(given) or _batched():
+        if must_be_differentiable(given):
             inputs = inputs._replace(x=_no_memory(shape, inputs.h0.dtype))
             found = differentiable(ctx.call, inputs, arguments, needed, given)
         else:
@@ -316,6 +352,11 @@ def steps_needed(tensors: Sequence[Tensor | None]) -> bool:
     return any(t is not None and forward_ad.unpack_dual(t).tangent is not None for t in tensors)
 
 
+def must_be_differentiable(given: Sequence[Tensor | None]) -> bool:
+    """Whether a backward pass must consist of operations that torch can see."""
+    return torch.is_grad_enabled() or steps_needed(given) or _batched()
+
+
 def _batched() -> bool:
     """Whether a gradient may stand for many, as torch.autograd.grad(is_grads_batched=True) has them."""
     level: int = torch._C._vmapmode_increment_nesting()  # torch tells the depth in no other way
@@ -325,10 +366,11 @@ def _batched() -> bool:
 
 def by_steps(call: Call, inputs: sequence.Inputs, x: Tensor, h: Any, c: Any, weights: Sequence[Tensor]) -> list[Tensor]:
     """The call as torch operations; of `inputs` only the sizes, lengths and reset matter."""
-    lengths, reset = map(_tensor, (inputs.lengths, inputs.reset))
+    lengths, reset = (None if a is None else torch.from_numpy(a).to(x.device) for a in (inputs.lengths, inputs.reset))
     given = iter(weights)
     grouped = [Weights._make(None if n is None else next(given) for n in names) for names in call.layer._names()]
-    return steps.run(call.spec, x, h, c, grouped, lengths, reset, _masks(call, inputs))
+    with torch.autocast(x.device.type, enabled=False):  # the arguments have the dtype to compute in
+        return steps.run(call.spec, x, h, c, grouped, lengths, reset, _masks(call, inputs, x))
 
 
 def sizes(call: Call, x: Tensor, h: Tensor | None, c: Tensor | None) -> sequence.Inputs:
@@ -340,24 +382,24 @@ def sizes(call: Call, x: Tensor, h: Tensor | None, c: Tensor | None) -> sequence
     return call.inputs(*map(stand_in, (x, h, c)))[0]
 
 
-def _masks(call: Call, inputs: sequence.Inputs) -> steps.Masks:
-    """The factors and shares of a call: those of the kernels."""
+def _masks(call: Call, inputs: sequence.Inputs, like: Tensor) -> steps.Masks:
+    """The factors and shares of a call: those of the kernels, as tensors of the dtype and on the device of `like`."""
+
+    def tensor(array: Array | None) -> Tensor | None:
+        return None if array is None else torch.from_numpy(array).to(like.device, like.dtype)
+
     network, backend = call.network, backends.module("cpu")
     y = np.empty((*inputs.x.shape[:2], network.num_directions * network.output_size), call.layer.dtype)
     scales = []
     if call.number is not None:
         factors = [sequence._dropout(np, network, backend, y, call.number, k) for k in range(network.num_layers - 1)]
-        scales = list(map(_tensor, factors))
+        scales = list(map(tensor, factors))
     runs = [
         sequence._run(np, network, backend, inputs, inputs.x, y, k, k % network.num_directions, call.number)
         for k in range(network.num_layers * network.num_directions)
     ]
-    zones = [(None, None) if run.zone is None else tuple(map(_tensor, run.zone)) for run in runs]
-    return steps.Masks(scales, [_tensor(run.keep) for run in runs], zones)
-
-
-def _tensor(array: Array | None) -> Tensor | None:
-    return None if array is None else torch.from_numpy(array)
+    zones = [(None, None) if run.zone is None else tuple(map(tensor, run.zone)) for run in runs]
+    return steps.Masks(scales, [tensor(run.keep) for run in runs], zones)
 
 
 def differentiable(

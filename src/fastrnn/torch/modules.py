@@ -20,11 +20,11 @@ from torch.nn.utils.rnn import PackedSequence
 
 from fastrnn import backends, validation
 from fastrnn.arrays import describe
-from fastrnn.torch import function, operator, options, packed
+from fastrnn.torch import function, gpu, operator, options, packed
 from fastrnn.torch.function import Call, Masks
 from fastrnn.torch.options import Options
 from fastrnn.torch.snapshot import Snapshot
-from fastrnn.torch.spec import DTYPES, Spec
+from fastrnn.torch.spec import DTYPES, Spec, device_of, on_gpu
 
 OF_CELL = ("input_size", "hidden_size", "training", *options.OF_CALLS)  # attributes that a call depends on
 MADE = ("_prepared", "_snapshot")  # what calls make, of one object alone
@@ -91,15 +91,23 @@ class _Module(Options):
     ) -> list[Tensor]:
         """One call: outputs as function.forward's, in the dtype that torch's own would have."""
         weights = self._weights(known.names)
-        dtype, everyday, wanted = weights[0].dtype, weights[0].is_cpu, None
-        if torch.is_autocast_enabled("cpu") and dtype == torch.float32:
-            wanted = _autocast_dtype(known.spec, x, h)
-            x, h, c = (None if t is None else t.float() for t in (x, h, c))
+        first = weights[0]
+        device, dtype, everyday, wanted = device_of(first), first.dtype, True, None
+        if device == "cpu" or not on_gpu(device):  # the name first: this is on the way of every call
+            if torch.is_autocast_enabled("cpu") and dtype == torch.float32:
+                wanted = _autocast_dtype(known.spec, x, h)
+                x, h, c = (None if t is None else t.float() for t in (x, h, c))
+        elif torch.is_autocast_enabled("cuda") and dtype != torch.float64:
+            dtype = torch.get_autocast_dtype("cuda")
+            x, h, c, *weights = (_autocast(t, dtype) for t in (x, h, c, *weights))
+            first = weights[0]
         for t in (x, h, c):
-            if (t is not None or t is x) and not (isinstance(t, Tensor) and t.is_cpu and t.dtype == dtype):
+            if (t is not None or t is x) and not (
+                isinstance(t, Tensor) and t.dtype == dtype and device_of(t) == device
+            ):
                 everyday = False
-        if not everyday or dtype not in DTYPES:
-            function.check(x, h, c, weights[0])
+        if not everyday or device != "cpu" or dtype not in DTYPES:
+            function.check(x, h, c, first)
         compiling = is_compiling()  # not as `known` was made: a graph may have been broken since
         if compiling and (torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0):
             raise NotImplementedError(operator.NO_TRANSFORM)
@@ -107,20 +115,22 @@ class _Module(Options):
             lengths, reset = (None if t is None else torch.as_tensor(t) for t in (lengths, reset))
             found = operator.run(known.spec, x, h, c, weights, lengths, reset, known.rate)
         elif get_eval_frame_callback() is None:
-            found = self._eager(known, x, h, c, weights, lengths, reset)
+            found = self._eager(known, device, x, h, c, weights, lengths, reset)
         else:  # after a graph break: tracing the functions below would be wrong
-            found = torch.compiler.disable(self._eager)(known, x, h, c, weights, lengths, reset)
+            found = torch.compiler.disable(self._eager)(known, device, x, h, c, weights, lengths, reset)
         return found if wanted is None else [t.to(wanted) for t in found]
 
     def _eager(
-        self, known: Prepared, x: Tensor, h: Tensor | None, c: Tensor | None, weights: Sequence[Tensor], lengths: Any,
-        reset: Any,
+        self, known: Prepared, device: str, x: Tensor, h: Tensor | None, c: Tensor | None, weights: Sequence[Tensor],
+        lengths: Any, reset: Any,
     ) -> list[Tensor]:  # fmt: skip
         _, spec, rate, _ = known
         masks = None if rate is None else Masks(rate, int(torch.randint(2**63 - 1, (1,), device="cpu")))
-        reset = reset.detach().cpu().numpy().copy() if isinstance(reset, Tensor) else reset
+        if device != "cpu":
+            return gpu.run(gpu.call_of(spec, device, x, masks, lengths, reset), x, h, c, weights)
+        reset = function.on_host(reset) if isinstance(reset, Tensor) else reset
         if function.steps_needed((x, h, c, *weights)):
-            call = Call.of(spec, DTYPES[x.dtype]).on(masks, lengths, reset)
+            call = Call.of(spec, DTYPES[x.dtype]).on(masks, function.counts(lengths), reset)
             return function.by_steps(call, function.sizes(call, x, h, c), x, h, c, weights)
         snapshot, backend = self._snapshot, backends.current()
         if snapshot is None or not snapshot.holds(spec, backend, weights):
@@ -131,6 +141,12 @@ class _Module(Options):
         if torch.is_grad_enabled() and function.has_gradient(x, h, c, *weights):
             return list(function.run_with_graph(call, [], x, h, c, *weights))
         return function.forward(call, x, h, c, save=False)[0]
+
+
+def _autocast(t: Any, dtype: torch.dtype) -> Any:
+    """What autocast makes of an argument on a GPU: floating numbers but float64 in its dtype."""
+    cast = isinstance(t, Tensor) and t.is_floating_point() and t.dtype != torch.float64
+    return t.to(dtype) if cast else t
 
 
 def _is_traced(x: Tensor) -> bool:

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from fastrnn import backends
 from fastrnn.errors import ShapeError, TensorError
-from fastrnn.torch import function
+from fastrnn.torch import function, gpu
 from fastrnn.torch.function import Call, Masks
 from fastrnn.torch.snapshot import Snapshot
-from fastrnn.torch.spec import Spec
+from fastrnn.torch.spec import Spec, device_of
 
 # The arguments of both operators; torch reads operator schemas, not annotations, so that they may be postponed here.
 CALL = (
@@ -49,7 +49,9 @@ def _call(
     if function.steps_needed((x, *weights)):
         raise NotImplementedError(NO_TRANSFORM)  # torch itself would go on without the tangents
     spec = Spec(*constants)
-    masks = None if seed is None else Masks(rate, int(seed))
+    masks, device = None if seed is None else Masks(rate, int(seed)), device_of(x)
+    if device != "cpu":
+        return gpu.call_of(spec, device, x, masks, lengths, reset)
     lengths, reset = (None if t is None else t.numpy() for t in (lengths, reset))
     return Snapshot(spec, backends.current(), weights).call.on(masks, lengths, reset)
 
@@ -59,8 +61,12 @@ def _forward(
     *constants: Any,
 ) -> list[Tensor]:  # fmt: skip
     call = _call(x, h, c, weights, lengths, reset, seed, rate, constants)
+    if call.device == "cpu":
+        found = function.forward(call, x, h, c, save=False)[0]
+    else:
+        found = gpu.forward(call, x, h, c, weights, save=False)[0]
     # Strides are part of a traced graph; the kernels' c after every step is time first in memory.
-    return [t.contiguous() for t in function.forward(call, x, h, c, save=False)[0]]
+    return [t.contiguous() for t in found]
 
 
 def _backward(
@@ -68,8 +74,12 @@ def _backward(
     seed: Any, rate: float, *constants: Any,
 ) -> list[Tensor]:  # fmt: skip
     call = _call(x, h, c, weights, lengths, reset, seed, rate, constants)
-    _, (inputs, batched, passes) = function.forward(call, x, h, c, save=True)
-    found = function.backward(call, inputs, batched, passes, given, [True] * (3 + len(weights)))
+    needed = [True] * (3 + len(weights))
+    if call.device == "cpu":
+        _, (inputs, batched, passes) = function.forward(call, x, h, c, save=True)
+        found = function.backward(call, inputs, batched, passes, given, needed)
+    else:
+        found = gpu.backward(gpu.forward(call, x, h, c, weights, save=True)[1], given, needed)
     return [g for g in found if g is not None]
 
 

@@ -16,7 +16,7 @@ class Padded(NamedTuple):
 
     x: Tensor  # [T, B, I]
     lengths: Tensor | None  # [B] int64; None where all are T
-    places: Tensor | None  # [N] int64: where the packed rows stand among the T*B
+    places: Tensor | None  # [N] int64, on the device of x: where the packed rows stand among the T*B
     origin: PackedSequence
 
     def pack(self, y: Tensor) -> PackedSequence:
@@ -46,6 +46,6 @@ def pad(packed: PackedSequence) -> Padded:
     if not torch.compiler.is_compiling() and data.shape[0] == steps * batch:  # a graph cannot hang on the lengths
         return Padded(data.view(steps, batch, -1), None, None, packed)
     valid = torch.arange(batch, device="cpu") < batch_sizes.unsqueeze(1)
-    places = valid.flatten().nonzero().squeeze(1)
+    places = valid.flatten().nonzero().squeeze(1).to(data.device, non_blocking=True)  # nobody writes to it: no wait
     rows = data.new_zeros(steps * batch, data.shape[1]).index_copy(0, places, data)
     return Padded(rows.view(steps, batch, -1), valid.sum(0), places, packed)

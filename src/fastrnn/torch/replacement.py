@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
+from fastrnn import validation
 from fastrnn.torch import modules
-from fastrnn.torch.spec import DTYPES
+from fastrnn.torch.spec import device_of, dtypes, on_gpu
 
 OURS: dict[type, type] = {
     torch.nn.RNN: modules.RNN, torch.nn.LSTM: modules.LSTM, torch.nn.GRU: modules.GRU,
@@ -87,8 +88,12 @@ def _reason(module: Any) -> str | None:
         return "its forward was overridden"
     tensors: Any = module
     for parameter in tensors.parameters():
-        if parameter.dtype not in DTYPES:
-            return f"no kernels for {parameter.dtype} on the CPU"
-        if parameter.device.type not in ("cpu", "meta"):
-            return f"no kernels for {parameter.device} in this version"
+        device = device_of(parameter)
+        if parameter.dtype not in dtypes(device):
+            return f"no kernels for {parameter.dtype} on {device if on_gpu(device) else 'the CPU'}"
+        if device not in ("cpu", "meta"):
+            try:
+                validation.device(device)
+            except (ImportError, RuntimeError, ValueError) as error:
+                return f"no kernels for {parameter.device}: {error}"
     return None

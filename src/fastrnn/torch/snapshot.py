@@ -20,9 +20,31 @@ from fastrnn.cpu import build
 from fastrnn.errors import ShapeError, TensorError
 from fastrnn.recurrence import Weights
 from fastrnn.torch.function import Call
-from fastrnn.torch.spec import DTYPES, Spec
+from fastrnn.torch.spec import DTYPES, Spec, device_of, on_gpu
 
 SHAPE = attrgetter("shape")
+
+
+def checked(names: Sequence[str], sizes: Sequence[Any], weights: Sequence[Tensor]) -> None:
+    """Check shapes, memory, and that all have the dtype and the device of the first."""
+    dtype, device = weights[0].dtype, weights[0].device
+    for name, shape, weight in zip(names, sizes, weights, strict=True):
+        if weight.shape != shape:
+            raise ShapeError(f"{name}: expected {list(shape)}, got {list(weight.shape)}")
+        if weight.dtype != dtype or weight.device != device:
+            place = device_of(weights[0])
+            place = place if on_gpu(place) else "the CPU"
+            raise TensorError(f"{name}: expected {dtype} on {place}, got {weight.dtype} on {weight.device}")
+        if weight.data_ptr() == 0:
+            raise RuntimeError(f"{name}: expected a tensor with memory, got one whose storage was freed")
+
+
+def grouped(layer: Any, arrays: Sequence[Array]) -> Iterator[Weights]:
+    """The weights as the core takes them, one entry a layer and direction."""
+    rest = iter(arrays)
+    for names in layer._names():
+        values: list[Array | None] = [None if name is None else next(rest) for name in names]
+        yield Weights(*values)  # type: ignore[arg-type]
 
 
 class Snapshot:
@@ -41,7 +63,7 @@ class Snapshot:
         self._same_bits = build.load("equal").same_bits
         self._bits = self._copy.view(np.int32)
         module = backends.module(backend)
-        packed = [module.pack(call.network.cell, w) for w in self._grouped(call.layer)]
+        packed = [module.pack(call.network.cell, w) for w in grouped(call.layer, self._parts())]
         self.call = call._replace(backend=module, packed=packed)  # which does not hold this object: no cycle
 
     def holds(self, spec: Spec, backend: str, weights: Sequence[Tensor]) -> bool:
@@ -60,19 +82,10 @@ class Snapshot:
 
     def _arrays(self, weights: Sequence[Tensor]) -> list[Array]:
         """The weights, checked, each contiguous."""
-        for name, shape, weight in zip(self._names, self._sizes, weights, strict=True):
-            if weight.shape != shape:
-                raise ShapeError(f"{name}: expected {list(shape)}, got {list(weight.shape)}")
-            if weight.dtype != self.dtype or not weight.is_cpu:
-                raise TensorError(f"{name}: expected {self.dtype} on the CPU, got {weight.dtype} on {weight.device}")
-            if weight.data_ptr() == 0:
-                raise RuntimeError(f"{name}: expected a tensor with memory, got one whose storage was freed")
+        checked(self._names, self._sizes, weights)
         return [weight.detach().contiguous().numpy() for weight in weights]
 
-    def _grouped(self, layer: Any) -> Iterator[Weights]:
-        """The copies as the core takes them, one entry a layer and direction."""
+    def _parts(self) -> list[Array]:
+        """The copies, one an array."""
         parts = np.split(self._copy, np.cumsum([size.numel() for size in self._sizes])[:-1])
-        arrays = iter([part.reshape(size) for part, size in zip(parts, self._sizes, strict=True)])
-        for names in layer._names():
-            values: list[Array | None] = [None if name is None else next(arrays) for name in names]
-            yield Weights(*values)  # type: ignore[arg-type]
+        return [part.reshape(size) for part, size in zip(parts, self._sizes, strict=True)]

@@ -19,6 +19,22 @@ KINDS: dict[str, tuple[Any, dict[str, Any]]] = {
 }
 
 DTYPES = {torch.float32: "float32", torch.float64: "float64"}
+GPU_DTYPES = {**DTYPES, torch.float16: "float16", torch.bfloat16: "bfloat16"}
+
+
+def device_of(tensor: torch.Tensor) -> str:
+    """A tensor's device by the name that the core has for it: "cpu", "cuda:N"; any other by torch's name."""
+    return "cpu" if tensor.is_cpu else str(tensor.device)
+
+
+def on_gpu(device: str) -> bool:
+    """Whether a device of this name is one whose tensors the CUDA kernels run on."""
+    return device.startswith("cuda")
+
+
+def dtypes(device: str) -> dict[torch.dtype, str]:
+    """The dtypes that a device has kernels for."""
+    return GPU_DTYPES if on_gpu(device) else DTYPES
 
 
 class Spec(NamedTuple):
@@ -56,8 +72,12 @@ class Spec(NamedTuple):
 
 
 @lru_cache(maxsize=1024)
-def layer(spec: Spec, dtype: str) -> Any:
-    """The core's layer, without parameters: its checks, names, shapes and layouts."""
+def layer(spec: Spec, dtype: str, device: str = "cpu") -> Any:
+    """The core's layer, without parameters: its checks, names, shapes and layouts.
+
+    Raises:
+        ImportError: a CUDA device, and no CuPy. RuntimeError: CuPy finds no such GPU.
+    """
     kind, options = KINDS[spec.mode]
     zoneout: Any = spec.zoneout_h
     if spec.cell_state:
@@ -67,7 +87,7 @@ def layer(spec: Spec, dtype: str) -> Any:
         }  # fmt: skip
     return kind._without_parameters(
         input_size=spec.input_size, hidden_size=spec.hidden_size, num_layers=spec.num_layers, bias=bool(spec.bias),
-        batch_first=spec.batch_first, bidirectional=spec.bidirectional, dtype=dtype, seed=0,
+        batch_first=spec.batch_first, bidirectional=spec.bidirectional, dtype=dtype, device=device, seed=0,
         recurrent="diagonal" if spec.diagonal else "full", layer_norm=spec.layer_norm, zoneout=zoneout,
         recurrent_dropout=spec.recurrent_dropout, save="recompute" if spec.recompute else "gates", **options,
     )  # fmt: skip
