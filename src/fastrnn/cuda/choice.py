@@ -37,6 +37,7 @@ LAUNCH = 2.2e-6  # a kernel of a replayed graph, from begin to end
 SHARED_BYTES = 128
 MEMORY_BYTES = 15
 GEMM_SHARE = 0.5
+OFFSETS = 1 << 31  # the kernels of `block` count steps, and elements within one, in 32 bits
 
 
 class Candidate(NamedTuple):
@@ -95,9 +96,10 @@ def candidates(cell: Cell, shape: Shape, chip: Chip) -> list[Candidate]:
 
 
 def _block(cell: Cell, shape: Shape, chip: Chip) -> Candidate:
+    of_step = shape.batch * shape.hidden * max(len(cell.gates), cell.saved, cell.unit_parameters)
     declined = {
         "a diagonal U": shape.diagonal, "layer_norm": shape.layer_norm, "dense peepholes": shape.dense,
-        "a projection": shape.projected,
+        "a projection": shape.projected, "2^31 steps, or elements in a step": max(shape.steps, of_step) >= OFFSETS,
     }  # fmt: skip
     if any(declined.values()):
         return Candidate("block", None, " and ".join(what for what, given in declined.items() if given))
@@ -110,7 +112,7 @@ def _block(cell: Cell, shape: Shape, chip: Chip) -> Candidate:
     seconds = 0.0
     for backward in (False, True)[: 1 + shape.train]:
         terms = [product.gates * product.terms for product in found.products[backward]]
-        rate = chip.tensor if layout.tensor else chip.float32
+        rate = chip.warp_tensor if layout.tensor else chip.float32
         products = layout.rows * layout.units * sum(terms) / rate
         shared = (found.shared_weights[backward] + sum(p.read for p in found.products[backward])) / SHARED_BYTES
         fixed = len(terms) * BARRIER + LATENCY

@@ -5,6 +5,7 @@ csrc/block.cuh, fma.cuh and mma.cuh count the same bytes at compile time and ref
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 from fastrnn.cells import Cell
@@ -101,6 +102,7 @@ class Fit(NamedTuple):
         return sum(product.outside(0) for product in self.products[0])
 
 
+@lru_cache(1024)  # it is asked again for every other T
 def fit(cell: Cell, dtype: str, hidden: int, batch: int, options: bool, chip: Chip) -> Fit | str:
     """Return how a layer lies on a chip; a reason where it does not."""
     layout = _layout(dtype, hidden, batch, chip)
