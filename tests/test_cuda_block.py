@@ -180,6 +180,31 @@ def test_the_first_variant_that_spills_nothing_is_run(cupy: ModuleType, monkeypa
         assert load(variants, 0).variant == variants[taken]
 
 
+PLACES = """
+extern "C" __global__ void places(int* written, int* read) {
+  for (int j = 0; j < own; ++j) put(written + j * THREADS + threadIdx.x, FirstBackward::place(row_of(j), unit_of(j)));
+  put(read + threadIdx.x, FirstBackward::place(lane() / 4, lane() % 4 * 8));
+}
+"""
+
+
+@pytest.mark.parametrize("hidden", [16, 128, 176])
+def test_lanes_of_the_tensor_cores_meet_in_no_bank(hidden: int, cupy: ModuleType) -> None:
+    """A bank has one word of 4 bytes at a time; loads of 16 bytes are made by eight lanes at once."""
+    from fastrnn.cuda import choice, source
+
+    shape = Shape(5, 3, 15, 5, hidden, hidden, 0, "bfloat16", True, False)
+    variant = choice.choose(CELLS["rnn_tanh"], shape).variants[0]
+    kernel = host_kernels.Kernel(cupy.RawModule.compiler, source.assemble_on_chip(variant) + PLACES, "places")
+    written, read = np.zeros((4, variant.threads), np.int32), np.zeros(variant.threads, np.int32)
+    kernel((1,), (variant.threads,), (written, read))
+    assert not (read % 8).any(), "16 bytes are aligned"
+    for words in (written // 2).reshape(-1, 32):
+        assert len({*words % 32}) == len({*words}) == 16
+    for words in (read // 2).reshape(-1, 8):
+        assert len({*((words[:, None] + range(4)) % 32).ravel()}) == 32
+
+
 # s = f * h_prev and h = n: nothing but the gated state sees h_prev, which the loop must fetch all the same.
 ONLY_GATED = """
 struct OnlyGated : CellTraits {

@@ -68,7 +68,8 @@ class Product(NamedTuple):
         """Bytes of what it reads besides weights."""
         if self.layout.tensor:
             padded = -(-self.terms // PAIR) * PAIR
-            return self.layout.rows * (padded if padded % (2 * PAIR) else padded + PAIR) * 2
+            shifted = (self.layout.rows // 2 - 1) * VECTOR  # so that rows written at once are in different banks
+            return self.layout.rows * (padded if padded % (2 * PAIR) else padded + PAIR) * 2 + shifted
         each = self.terms // self.layout.slices
         return self.layout.rows * self.layout.slices * (each if each % 8 else each + QUAD) * 4
 
