@@ -341,7 +341,7 @@ KERNEL block_backward(
     if (!here) return;
     _Pragma("unroll") for (int k = 0; k < Cell::saved; ++k)
       given.saved[k] = fetch(gate_of<Cell::saved>(saved, begins, k, b, u, H));
-    if (Cell::uses_h_prev) given.h_prev = fetch(hs + before + at);
+    if (Cell::uses_h_prev || Cell::gated) given.h_prev = fetch(hs + before + at);  // gate_backward reads it too
     if (Cell::uses_h) given.h = fetch((options && own_h ? own_h + begins : hs + after) + at);
     if (Cell::cell_state) {
       given.c_prev = fetch(cs + before + at);

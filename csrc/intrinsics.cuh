@@ -71,14 +71,15 @@ template <class S> __device__ __forceinline__ void write_16(S* p, const S* v) { 
   asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};"
                : : "l"(__cvta_generic_to_global(p)), "r"(words[0]), "r"(words[1]), "r"(words[2]), "r"(words[3]) : "memory");
 }
-// sums [16, 8] += a [16, 16] b [16, 8] by the warp together, the sums in float32; from sm_80 on.
+// sums [16, 8] += a [16, 16] b [16, 8] by the warp together, the sums in float32; from sm_80 on. Volatile: a compiler must
+// not sink it to where some lanes alone use its result.
 template <class H> __device__ __forceinline__ void mma(float (&sums)[4], const unsigned (&a)[4], const unsigned (&b)[2]);
-#define FASTRNN_MMA(H, type)                                                                                              \
+#define FASTRNN_MMA(H, type)                                                                                             \
   template <> __device__ __forceinline__ void mma<H>(float (&sums)[4], const unsigned (&a)[4], const unsigned (&b)[2]) { \
-    asm("mma.sync.aligned.m16n8k16.row.col.f32." type "." type ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "     \
-        "{%0, %1, %2, %3};"                                                                                              \
-        : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])                                                     \
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));                                             \
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32." type "." type ".f32 "                                          \
+                 "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"                                       \
+                 : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])                                            \
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));                                    \
   }
 FASTRNN_MMA(Half, "f16")
 FASTRNN_MMA(BFloat16, "bf16")

@@ -27,9 +27,10 @@ __device__ __forceinline__ bool acts() { return true; }
 template <int GATES, int K, int FRAGMENTS> struct Product {
   static constexpr int padded = (K + 31) / 32 * 32, pairs = padded / 32, fragments = pairs * groups * GATES;
   static constexpr int kept = FRAGMENTS < fragments ? FRAGMENTS : fragments;
-  // Eight lanes read 64 bytes of each of two rows at once, which must stand in different banks.
+  // Eight lanes read 64 bytes of each of two rows at once, which must stand in different banks, and a warp writes 16 bytes
+  // of each of four rows, every other one: so each second row begins 16 bytes further on.
   static constexpr int row = padded % 64 ? padded : padded + 32;
-  static constexpr int seen = ROWS * row;
+  static constexpr int seen = ROWS * row + (ROWS / 2 - 1) * 8;
   static constexpr int vectors = fragments * 2, in_shared = (fragments - kept) * 2;  // of a thread's weights
   // Products that follow each other wait for no sum of the one before.
   static constexpr int chains = groups * GATES >= 4 ? 1 : groups * GATES >= 2 ? 2 : 4;
@@ -37,7 +38,7 @@ template <int GATES, int K, int FRAGMENTS> struct Product {
   Vector held[kept ? kept * 2 : 1];
   const Vector* shared;
 
-  static __device__ __forceinline__ int place(int r, int k) { return r * row + k; }
+  static __device__ __forceinline__ int place(int r, int k) { return r * row + r / 2 * 8 + k; }
 
   // One of a thread's vectors: half of fragment f, of pair f / GATES / groups, group f / GATES % groups, gate f % GATES.
   // Words 0 and 2 are of the first unit, terms 0, 1 and 2, 3 of this half of the lane's eight; 1 and 3 of the second.
@@ -64,7 +65,7 @@ template <int GATES, int K, int FRAGMENTS> struct Product {
     A sums[chains][groups * GATES][4];
     _Pragma("unroll") for (int c = 0; c < chains; ++c)
       _Pragma("unroll") for (int n = 0; n < groups * GATES; ++n) fill(sums[c][n], A(0));
-    const Vector* mine = reinterpret_cast<const Vector*>(from + lane() / 4 * row + lane() % 4 * 8);
+    const Vector* mine = reinterpret_cast<const Vector*>(from + place(lane() / 4, lane() % 4 * 8));
     _Pragma("unroll") for (int p = 0; p < pairs; ++p) {
       const Vector h = fetch(mine + p * 4);
       _Pragma("unroll") for (int half = 0; half < 2; ++half) {

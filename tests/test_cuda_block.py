@@ -7,6 +7,7 @@ element with the tables of that document here.
 from types import ModuleType
 from typing import Any
 
+import cases
 import cupy_standin
 import host_kernels
 import numpy as np
@@ -16,6 +17,8 @@ from host_kernels import KernelError
 from test_cuda import evaluate_on_device, on_device
 from tolerance import assert_same_bits
 
+import fastrnn
+from fastrnn.cells import Cell, GatedProduct, Step, StepGradient, sigmoid
 from fastrnn.recurrence import Shape
 
 pytestmark = [
@@ -186,6 +189,91 @@ def test_a_layer_goes_the_way_of_the_faster_plan_by_itself(monkeypatch: pytest.M
         cupy_standin.launches.clear()
         make_layer(case, device="cuda:0")(on_device(draw(case)).x)
         assert loops() == launched
+
+
+PLACES = """
+extern "C" __global__ void places(int* written, int* read) {
+  for (int j = 0; j < own; ++j) put(written + j * THREADS + threadIdx.x, FirstBackward::place(row_of(j), unit_of(j)));
+  put(read + threadIdx.x, FirstBackward::place(lane() / 4, lane() % 4 * 8));
+}
+"""
+
+
+@pytest.mark.parametrize("hidden", [16, 128, 176])
+def test_lanes_of_the_tensor_cores_meet_in_no_bank(hidden: int, cupy: ModuleType) -> None:
+    """A bank has one word of 4 bytes at a time; loads of 16 bytes are made by eight lanes at once."""
+    from fastrnn.cuda import choice, source
+
+    shape = Shape(5, 3, 15, 5, hidden, hidden, 0, "bfloat16", True, False)
+    variant = choice.choose(CELLS["rnn_tanh"], shape).variants[0]
+    kernel = host_kernels.Kernel(cupy.RawModule.compiler, source.assemble_on_chip(variant) + PLACES, "places")
+    written, read = np.zeros((4, variant.threads), np.int32), np.zeros(variant.threads, np.int32)
+    kernel((1,), (variant.threads,), (written, read))
+    assert not (read % 8).any(), "16 bytes are aligned"
+    for words in (written // 2).reshape(-1, 32):
+        assert len({*words % 32}) == len({*words}) == 16
+    for words in (read // 2).reshape(-1, 8):
+        assert len({*((words[:, None] + range(4)) % 32).ravel()}) == 32
+
+
+# s = f * h_prev and h = n: nothing but the gated state sees h_prev, which the loop must fetch all the same.
+ONLY_GATED = """
+struct OnlyGated : CellTraits {
+  static constexpr int gates = 2, saved = 2;
+  static constexpr bool gated = true;
+  template <class A> static __device__ void forward(const A* ax, const A* ah, A, A, const A*, A& h, A&, A* saved) {
+    saved[0] = sigmoid(ax[0] + ah[0]), h = saved[1] = tanh(ax[1] + ah[1]);
+  }
+  template <class A>
+  static __device__ void backward(const A* saved, A, A, A, A, const A*, A dh, A&, A* dax, A&, A& dh_prev, A*) {
+    dax[1] = dh * tanh_slope(saved[1]), dh_prev = A(0);
+  }
+  template <class A> static __device__ A gate(A ax, A ah, A h_prev) { return sigmoid(ax + ah) * h_prev; }
+  template <class A> static __device__ void gate_backward(A f, A h_prev, A ds, A& da, A& dh_prev) {
+    da = ds * h_prev * sigmoid_slope(f), dh_prev = ds * f;
+  }
+};
+"""
+
+
+def test_a_gated_cell_that_reads_h_prev_nowhere_else(registry: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forward(xp: ModuleType, ax: Any, ah: Any, h_prev: Any, c_prev: Any, p: Any) -> Step:
+        a = ax + ah
+        n = xp.tanh(a[:, 1])
+        return Step(n, None, xp.stack((sigmoid(xp, a[:, 0]), n), axis=1))
+
+    def backward(xp: ModuleType, saved: Any, h_prev: Any, c_prev: Any, h: Any, c: Any, dh: Any, *_: Any) -> Any:
+        da = xp.stack((0 * dh, dh * (1 - saved[:, 1] ** 2)), axis=1)
+        return StepGradient(da, da, 0 * dh, None)
+
+    def state(xp: ModuleType, ax: Any, ah: Any, h_prev: Any) -> Any:
+        return sigmoid(xp, ax[:, 0] + ah[:, 0]) * h_prev
+
+    def state_backward(xp: ModuleType, saved: Any, h_prev: Any, ds: Any) -> tuple[Any, Any]:
+        f = saved[:, 0]
+        return ds * h_prev * f * (1 - f), ds * f
+
+    layer = fastrnn.register(
+        Cell(
+            "only_gated", ("f", "n"), forward, backward, cuda=(ONLY_GATED, "OnlyGated"), saved=2, uses_h_prev=False,
+            gated=GatedProduct(state, state_backward),
+        )
+    )  # fmt: skip
+    monkeypatch.setitem(cases.LAYERS, "only_gated", layer)
+    case = Case("only_gated", "cuda", "float32", T=6, lengths="random", reset="random")
+    problem = draw(case)
+    assert_results(case, problem, evaluate_on_device(case, problem), expected(case, problem))
+    assert loops() == set(LAUNCHES)
+
+
+def test_kernels_are_looked_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new one of CuPy's hashes the source and asks the driver, at its first launch."""
+    case = Case("lstm", "cuda", "float32")
+    layer, x = make_layer(case, device="cuda:0"), on_device(draw(case)).x
+    layer(x)
+    monkeypatch.delattr(cupy_standin.RawModule, "get_function")
+    layer(x)
+    assert cupy_standin.launches == LAUNCHES[:2] * 2
 
 
 def test_one_launch_each_way() -> None:

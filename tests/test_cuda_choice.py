@@ -38,13 +38,13 @@ def plan_of(cell: str, dtype: str, hidden: int, batch: int, chip: str, train: bo
 
 # The largest H of the plan `block` for any batch, by chip and dtype; well above, layers run step by step.
 LARGEST: dict[tuple[str, str], dict[str, int]] = {
-    ("H100", "float32"): {"lstm": 128, "gru": 144, "gru_reset_before": 144, "rnn_tanh": 256, "lstm_peephole": 128},
-    ("H100", "bfloat16"): {"lstm": 176, "gru": 192, "gru_reset_before": 192, "rnn_tanh": 320, "lstm_peephole": 176},
-    ("A100", "float32"): {"lstm": 128, "gru": 128, "gru_reset_before": 128, "rnn_tanh": 224, "lstm_peephole": 128},
-    ("A100", "bfloat16"): {"lstm": 160, "gru": 192, "gru_reset_before": 192, "rnn_tanh": 256, "lstm_peephole": 160},
-    ("RTX 4090", "float32"): {"lstm": 96, "gru": 128, "gru_reset_before": 128, "rnn_tanh": 192, "lstm_peephole": 96},
-    ("RTX 4090", "bfloat16"): {"lstm": 128, "gru": 160, "gru_reset_before": 160, "rnn_tanh": 224, "lstm_peephole": 128},
-    ("T4", "float32"): {"lstm": 80, "gru": 112, "gru_reset_before": 112, "rnn_tanh": 160, "lstm_peephole": 80},
+    ("H100", "float32"): {"lstm": 128, "gru": 128, "gru_reset_before": 128, "rnn_tanh": 256, "lstm_peephole": 128},
+    ("H100", "bfloat16"): {"lstm": 176, "gru": 192, "gru_reset_before": 192, "rnn_tanh": 320, "lstm_peephole": 160},
+    ("A100", "float32"): {"lstm": 112, "gru": 128, "gru_reset_before": 128, "rnn_tanh": 224, "lstm_peephole": 112},
+    ("A100", "bfloat16"): {"lstm": 144, "gru": 160, "gru_reset_before": 160, "rnn_tanh": 256, "lstm_peephole": 144},
+    ("RTX 4090", "float32"): {"lstm": 96, "gru": 112, "gru_reset_before": 112, "rnn_tanh": 176, "lstm_peephole": 96},
+    ("RTX 4090", "bfloat16"): {"lstm": 128, "gru": 128, "gru_reset_before": 128, "rnn_tanh": 208, "lstm_peephole": 128},
+    ("T4", "float32"): {"lstm": 64, "gru": 96, "gru_reset_before": 96, "rnn_tanh": 128, "lstm_peephole": 64},
 }  # fmt: skip
 
 
@@ -66,6 +66,8 @@ def test_block_is_taken_in_its_whole_range(chip: str, dtype: str, batch: int) ->
         ({"projected": 3}, "a projection"),
         ({"dtype": "float64"}, "it computes in float32"),
         ({"hidden": 2048, "inputs": 2048}, "2048 units are"),
+        ({"steps": 1, "batch": 1 << 23}, r"2\^31 steps, or elements in a step"),  # 4 gates of 64 units
+        ({"steps": 1 << 31}, r"2\^31 steps, or elements in a step"),
         ({"hidden": 250}, r"its weights need \d+ KiB of shared memory besides all registers, of 227"),
     ],
 )
@@ -78,6 +80,34 @@ def test_what_block_does_not_serve_is_said_and_runs_step_by_step(options: dict[s
     assert re.search(reason, block.reason), block.reason
     assert step.seconds is not None
     assert choice._choose(CELLS["lstm"], shape, chips()["H100"], "block") == step
+
+
+def test_the_last_batch_whose_offsets_have_32_bits() -> None:
+    assert plan_of("lstm", "float32", 64, (1 << 23) - 1, "H100").plan == "block"
+
+
+def test_what_a_warp_multiplies_is_no_more_than_its_own_instruction_does() -> None:
+    """Against the data sheets' dense FLOP/s of 16 bits with sums in float32; cuBLAS has all of them, mma.sync not."""
+    from fastrnn.cuda.chip import Chip
+
+    for capability, processors, clock, flops, whole in (
+        (75, 40, 1.59e9, 65e12, True),  # T4
+        (80, 108, 1.41e9, 312e12, True),  # A100
+        (89, 142, 2.52e9, 362e12, True),  # L40S
+        (90, 132, 1.83e9, 989e12, False),  # H100 SXM
+        (100, 148, 1.85e9, 2250e12, False),  # B200
+    ):
+        chip = Chip(capability, processors, clock, 0, 0)
+        assert 2 * chip.tensor * processors * clock == pytest.approx(flops, rel=0.03)
+        assert (chip.warp_tensor == chip.tensor) is whole
+
+
+def test_another_number_of_steps_lies_on_the_chip_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    from fastrnn.cuda import fit
+
+    before = plan_of("lstm", "float32", 77, 16, "H100")
+    monkeypatch.delattr(fit, "_placed")
+    assert plan_of("lstm", "float32", 77, 16, "H100", steps=77).variants == before.variants
 
 
 def test_16_bits_need_tensor_cores_that_know_them() -> None:
@@ -121,6 +151,9 @@ def test_explain_names_each_plan_its_time_and_why() -> None:
     assert re.search(r"plan step: \d+\.\d\d us a step by the model, not taken; 2 launches a step", told)
     assert "the model's constants are not measured yet" in told
     assert "all steps in one launch" in told
+    again = make_layer(LayerCase("lstm", "cuda", "float32", I=64, H=64, save="recompute"), device="cuda:0")
+    with choice.forced("block"):
+        assert "all steps of a segment in one launch" in fastrnn.plan(again, 100, 16, training=True).explain()
     assert fastrnn.plan(layer, 100, 16).fused is False  # the tests let the step plan run elsewhere
 
 
@@ -135,6 +168,16 @@ def test_the_faster_plan_runs() -> None:
     assert block.seconds < step.seconds
     assert choice._choose(CELLS["lstm"], shape, chip, None) == block
     assert choice._choose(CELLS["lstm"], shape, chip, "step") == step
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn_tanh"])
+def test_a_call_that_saves_nothing_goes_the_way_of_one_that_does(cell: str) -> None:
+    """Else save="recompute" would take gradients at states that were rounded differently from those that made y."""
+    for dtype in ("float32", "bfloat16"):
+        for hidden in (16, 64, 128, 192, 256):
+            for batch in (1, 256, 4000, 8000, 16000, 64000):
+                plans = {plan_of(cell, dtype, hidden, batch, "H100", train).plan for train in (False, True)}
+                assert len(plans) == 1, (dtype, hidden, batch)
 
 
 def test_a_chip_is_asked_for_what_it_is(cupy: ModuleType) -> None:

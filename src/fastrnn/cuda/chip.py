@@ -8,10 +8,13 @@ from typing import NamedTuple
 import cupy
 
 # Multiply-adds of a processor in a clock, by compute capability times ten: NVIDIA's CUDA C++ Programming Guide,
-# "Arithmetic Instructions" (float32), and its architecture white papers (16 bits, dense, sums in float32). Hopper's is
-# that of mma.sync, half of what its own instructions reach.
+# "Arithmetic Instructions" (float32), and its data sheets (16 bits, dense, sums in float32; 8.6, 8.9 and 12.x are those
+# of servers and workstations, GeForce has half, which the capability does not tell).
 FLOAT32 = {75: 64, 80: 64, 86: 128, 87: 128, 89: 128, 90: 128, 100: 128, 103: 128, 120: 128, 121: 128}
-TENSOR = {75: 512, 80: 1024, 86: 512, 87: 1024, 89: 512, 90: 2048, 100: 2048, 103: 2048, 120: 512, 121: 512}
+TENSOR = {75: 512, 80: 1024, 86: 512, 87: 1024, 89: 512, 90: 2048, 100: 4096, 103: 4096, 120: 512, 121: 512}
+# The most that a warp's own instruction, mma.sync, reaches: half of Hopper's rate, whose full one and Blackwell's need
+# instructions of their own. Not yet measured.
+WARP_TENSOR = 1024
 
 
 class Chip(NamedTuple):
@@ -32,6 +35,11 @@ class Chip(NamedTuple):
     def tensor(self) -> int:
         """Multiply-adds of a processor's tensor cores in a clock, 16 bits with sums in float32."""
         return _nearest(TENSOR, self.capability)
+
+    @property
+    def warp_tensor(self) -> int:
+        """The same of mma.sync."""
+        return min(WARP_TENSOR, self.tensor)
 
 
 def _nearest(table: dict[int, int], capability: int) -> int:

@@ -37,6 +37,7 @@ LAUNCH = 2.2e-6  # a kernel of a replayed graph, from begin to end
 SHARED_BYTES = 128
 MEMORY_BYTES = 15
 GEMM_SHARE = 0.5
+OFFSETS = 1 << 31  # the kernels of `block` count steps, and elements within one, in 32 bits
 
 
 class Candidate(NamedTuple):
@@ -84,9 +85,11 @@ def explain(cell: Cell, shape: Shape) -> list[str]:
 
 @lru_cache(1024)
 def _choose(cell: Cell, shape: Shape, chip: Chip, plan: str | None) -> Candidate:
-    serving = [candidate for candidate in candidates(cell, shape, chip) if candidate.seconds is not None]
-    wanted = [candidate for candidate in serving if candidate.plan == plan] or serving
-    return min(wanted, key=lambda candidate: candidate.seconds or 0.0)
+    """By what training would take, for inference too: a pass then has the same bits whether it saves or not."""
+    of_training = candidates(cell, shape._replace(train=True), chip)
+    training = {one.plan: one.seconds for one in of_training if one.seconds is not None}
+    taken = plan if plan in training else min(training, key=training.__getitem__)
+    return next(one for one in candidates(cell, shape, chip) if one.plan == taken)
 
 
 def candidates(cell: Cell, shape: Shape, chip: Chip) -> list[Candidate]:
@@ -95,9 +98,10 @@ def candidates(cell: Cell, shape: Shape, chip: Chip) -> list[Candidate]:
 
 
 def _block(cell: Cell, shape: Shape, chip: Chip) -> Candidate:
+    of_step = shape.batch * shape.hidden * max(len(cell.gates), cell.saved, cell.unit_parameters)
     declined = {
         "a diagonal U": shape.diagonal, "layer_norm": shape.layer_norm, "dense peepholes": shape.dense,
-        "a projection": shape.projected,
+        "a projection": shape.projected, "2^31 steps, or elements in a step": max(shape.steps, of_step) >= OFFSETS,
     }  # fmt: skip
     if any(declined.values()):
         return Candidate("block", None, " and ".join(what for what, given in declined.items() if given))
@@ -110,7 +114,7 @@ def _block(cell: Cell, shape: Shape, chip: Chip) -> Candidate:
     seconds = 0.0
     for backward in (False, True)[: 1 + shape.train]:
         terms = [product.gates * product.terms for product in found.products[backward]]
-        rate = chip.tensor if layout.tensor else chip.float32
+        rate = chip.warp_tensor if layout.tensor else chip.float32
         products = layout.rows * layout.units * sum(terms) / rate
         shared = (found.shared_weights[backward] + sum(p.read for p in found.products[backward])) / SHARED_BYTES
         fixed = len(terms) * BARRIER + LATENCY

@@ -42,7 +42,7 @@ def _on_chip(cell: Cell, shape: Shape, taken: choice.Candidate, plans: list[str]
     product = "the tensor cores" if shape.itemsize == 2 else "fused multiply-adds"
     stages = [
         "input product of all steps by cuBLAS",
-        f"all steps in one launch: {taken.reason}, products by {product}",
+        f"all steps{' of a segment' * (shape.segment > 0)} in one launch: {taken.reason}, products by {product}",
     ]
     if shape.train:
         stages.append("backward: the same turned round, then dW, dU and dx by cuBLAS over all steps")

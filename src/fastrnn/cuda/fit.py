@@ -5,6 +5,7 @@ csrc/block.cuh, fma.cuh and mma.cuh count the same bytes at compile time and ref
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 from fastrnn.cells import Cell
@@ -67,7 +68,8 @@ class Product(NamedTuple):
         """Bytes of what it reads besides weights."""
         if self.layout.tensor:
             padded = -(-self.terms // PAIR) * PAIR
-            return self.layout.rows * (padded if padded % (2 * PAIR) else padded + PAIR) * 2
+            shifted = (self.layout.rows // 2 - 1) * VECTOR  # so that rows written at once are in different banks
+            return self.layout.rows * (padded if padded % (2 * PAIR) else padded + PAIR) * 2 + shifted
         each = self.terms // self.layout.slices
         return self.layout.rows * self.layout.slices * (each if each % 8 else each + QUAD) * 4
 
@@ -101,6 +103,7 @@ class Fit(NamedTuple):
         return sum(product.outside(0) for product in self.products[0])
 
 
+@lru_cache(1024)  # it is asked again for every other T
 def fit(cell: Cell, dtype: str, hidden: int, batch: int, options: bool, chip: Chip) -> Fit | str:
     """Return how a layer lies on a chip; a reason where it does not."""
     layout = _layout(dtype, hidden, batch, chip)

@@ -93,12 +93,13 @@ class OnChipKernels:
     """The kernels of one layout of the plan `block` on the current device."""
 
     def __init__(self, module: Any, variant: OnChip) -> None:
-        self._variant, self._module = variant, module
+        self._variant = variant
         self._functions = {}
         for name, needed in (("block_forward", variant.forward_bytes), ("block_backward", variant.backward_bytes)):
             function = module.get_function(name)
             function.max_dynamic_shared_size_bytes = needed
             self._functions[name] = function, needed
+        self._packing = {name: module.get_function(name) for name in ("block_pack_forward", "block_pack_backward")}
 
     @property
     def spills(self) -> bool:
@@ -117,7 +118,7 @@ class OnChipKernels:
         vectors = variant.forward_vectors if name == "block_pack_forward" else variant.backward_vectors
         out: Array = cupy.empty(vectors * variant.threads * source.VECTOR_BYTES // weights.itemsize, weights.dtype)
         hidden = weights.shape[1]
-        self._module.get_function(name)((vectors,), (variant.threads,), tuple(map(_argument, (weights, out, hidden))))
+        self._packing[name]((vectors,), (variant.threads,), tuple(map(_argument, (weights, out, hidden))))
         return out
 
 
