@@ -135,6 +135,9 @@ def test_sampling_goes_on_from_the_start(text, tmp_path):
     want = CharLM.load(out).sample("def f", 40, 0.5, seed=3)
     assert run(*arguments).stdout == want + "\n"
     assert json.loads(run(*arguments, "--json").stdout) == {"start": "def f", "sample": want}
+    written = tmp_path / "written.txt"
+    assert run(*arguments, "--out", written).stdout == ""
+    assert written.read_text(encoding="utf-8") == want + "\n"
 
 
 def test_a_complete_run_is_prolonged_by_steps_only(text, tmp_path):

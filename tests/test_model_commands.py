@@ -145,7 +145,10 @@ def test_tag_measures_labels_and_suggests():
     rows = json.loads(done("tag", "suggest", "tag.safetensors", "x.txt", "--count", 2, "--json").stdout)
     assert [(r["sentence"] - 1, r["mean_log_probability"]) for r in rows] == model.least_sure(sentences)[:2]
     assert rows[0]["text"] in ("a saw B City", "City City", "b")
-    assert len(done("tag", "suggest", "tag.safetensors", "x.txt").stdout.splitlines()) == 3
+    listed = done("tag", "suggest", "tag.safetensors", "x.txt").stdout
+    assert len(listed.splitlines()) == 3
+    assert done("tag", "suggest", "tag.safetensors", "x.txt", "--out", "z").stdout == ""
+    assert Path("z").read_text() == listed
     test = json.loads(done("tag", "train", *SMALL["tag"], "--test", "c.conll", "--json").stdout)
     assert test["held_out_sentences"] == 64
 

@@ -11,7 +11,7 @@ import typer
 
 from fastrnn.commands import plots
 from fastrnn.commands.console import fail, one_line_errors
-from fastrnn.commands.options import Device, Threads, prepare
+from fastrnn.commands.options import Device, Out, Threads, deliver, prepare
 from fastrnn.commands.progress import Bar, interruptible
 from fastrnn.commands.running import INTERRUPTED, again, outputs
 from fastrnn.models import CharLM, Corpus, Progress, Settings, Watch, python_stdlib, text_file
@@ -98,15 +98,16 @@ def sample(
     temperature: Annotated[float, typer.Option(help="1: as learnt; less: bolder; 0: always the likeliest.")] = 0.8,
     length: Annotated[int, typer.Option(help="Characters to write.")] = 500,
     seed: Annotated[int | None, typer.Option(help="Of the draws.", show_default="a new one")] = None,
+    out: Out = None,
     device: Device = "cpu",
     threads: Threads = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Write text with a trained character language model."""
     with one_line_errors():
-        prepare(device, threads)
+        prepare(device, threads, *([] if out is None else [out]))
         written = CharLM.load(checkpoint, device).sample(start, length, temperature, seed)
-    typer.echo(json.dumps({"start": start, "sample": written}) if as_json else written)
+        deliver(json.dumps({"start": start, "sample": written}) if as_json else written, out)
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ Threads = Annotated[
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the result.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Out = Annotated[Path | None, typer.Option("--out", "-o", help="Where it goes.", show_default="printed")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run of the checkpoint --out.")]
 
 
@@ -41,6 +42,16 @@ def prepare(device: str, threads: int | None, *outputs: Path) -> None:
             raise IsADirectoryError(f"--out: expected a file in a folder, got the folder {path}")
     for folder in dict.fromkeys(path.parent for path in outputs):
         _try_to_write(folder)
+
+
+def deliver(written: str, out: Path | None) -> None:
+    """Print a result, or write it to a file, whole or not at all; raises OSError where that fails."""
+    from fastrnn.checkpoint import write_bytes
+
+    if out is None:
+        typer.echo(written)
+    else:
+        write_bytes(out, f"{written}\n".encode("utf-8", "surrogatepass"))
 
 
 def _try_to_write(folder: Path) -> None:

@@ -10,7 +10,18 @@ import typer
 
 from fastrnn.commands import options
 from fastrnn.commands.console import one_line_errors
-from fastrnn.commands.options import AsJson, Device, Quiet, Resume, Seed, Threads, only_steps_with_resume, prepare
+from fastrnn.commands.options import (
+    AsJson,
+    Device,
+    Out,
+    Quiet,
+    Resume,
+    Seed,
+    Threads,
+    deliver,
+    only_steps_with_resume,
+    prepare,
+)
 from fastrnn.commands.running import again, outputs, report, run_rows
 from fastrnn.commands.running import train as run
 
@@ -87,7 +98,7 @@ def train(
 def apply(
     checkpoint: Checkpoint,
     text: Text,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Where it goes.", show_default="printed")] = None,
+    out: Out = None,
     device: Device = "cpu",
     threads: Threads = None,
     as_json: AsJson = False,
@@ -95,7 +106,6 @@ def apply(
     """Label a text, in CoNLL form: a token and its label a line (blanks and line ends as Python shows them)."""
     with one_line_errors():
         prepare(device, threads, *([] if out is None else [out]))
-        from fastrnn.checkpoint import write_bytes
         from fastrnn.models import Tagger
 
         model = Tagger.load(checkpoint, device)
@@ -103,11 +113,7 @@ def apply(
         labels = model.tag(sentences)
         pairs = [list(zip(tokens, tags, strict=True)) for tokens, tags in zip(sentences, labels, strict=True)]
         blocks = ["\n".join(f"{t if t.strip() else repr(t)}\t{label}" for t, label in pair) for pair in pairs]
-        written = json.dumps(pairs) if as_json else "\n\n".join(blocks)
-        if out is not None:
-            write_bytes(out, f"{written}\n".encode("utf-8", "surrogatepass"))
-    if out is None:
-        typer.echo(written)
+        deliver(json.dumps(pairs) if as_json else "\n\n".join(blocks), out)
 
 
 @app.command()
@@ -115,13 +121,14 @@ def suggest(
     checkpoint: Checkpoint,
     text: Text,
     count: Annotated[int, typer.Option(help="How many.")] = 10,
+    out: Out = None,
     device: Device = "cpu",
     threads: Threads = None,
     as_json: AsJson = False,
 ) -> None:
     """List the sentences of an unlabelled text that the model is least sure of, for a person to label next."""
     with one_line_errors():
-        prepare(device, threads)
+        prepare(device, threads, *([] if out is None else [out]))
         from fastrnn import validation
         from fastrnn.models import Tagger
 
@@ -133,8 +140,8 @@ def suggest(
             {"sentence": i + 1, "mean_log_probability": value, "text": joint.join(sentences[i])}
             for i, value in model.least_sure(sentences)[:count]
         ]
-    lines = [f"{row['mean_log_probability']:8.4f}  {row['sentence']:>5}  {row['text']!r}" for row in found]
-    typer.echo(json.dumps(found, indent=2) if as_json else "\n".join(lines))
+        lines = [f"{row['mean_log_probability']:8.4f}  {row['sentence']:>5}  {row['text']!r}" for row in found]
+        deliver(json.dumps(found, indent=2) if as_json else "\n".join(lines), out)
 
 
 def _sentences(model: Tagger, text: Path) -> list[list[str]]:
