@@ -552,7 +552,7 @@ def test_a_row_of_the_block_plan_is_timed_step_by_step_too(on_the_host: dict[str
     assert line == "infer block 1.000 ms (25% by the model), step 1.000 ms"
 
 
-@pytest.mark.parametrize("wrong", ["y", "d x", "d weight_hh_l0", "d bias_ih_l0"])
+@pytest.mark.parametrize("wrong", ["y", "d x", "d weight_hh_l0", "d bias_ih_l0", compare.INFERRED])
 def test_no_time_is_taken_of_a_wrong_result(
     wrong: str, on_the_host: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

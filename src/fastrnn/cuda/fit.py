@@ -17,6 +17,7 @@ SPARE = (0, 8, 16, 24, 32, 48, -8, -16)  # registers of a thread that further tr
 FMA_THREADS, MMA_WARPS = 320, 16  # most of a block. Not yet measured.
 MMA_ROWS, FMA_ROWS = 8, (1, 2, 4, 8)  # of a block
 PARTITIONS = 4  # of a processor, on all chips
+RESERVED = 1 << 10  # bytes of shared memory that a processor has besides for each block, of which a block gets none
 VECTOR, QUAD, PAIR = 16, 4, 32  # bytes of a vector; terms of a quad and of a fragment, see fma.cuh, mma.cuh
 
 
@@ -122,7 +123,8 @@ def fit(cell: Cell, dtype: str, hidden: int, batch: int, options: bool, chip: Ch
     vectors = [sum(product.outside(0) for product in of) // layout.threads // VECTOR for of in products]
     told = cell.name, dtype, layout.units, layout.rows, layout.slices, layout.threads, options
     variants = dict.fromkeys(OnChip(*told, *one.kept, *one.shared, *vectors) for one in serving)
-    resident = max(1, min(chip.shared // max(serving[0].shared), chip.registers // (layout.threads * most)))
+    shared = (chip.shared + RESERVED) // (max(serving[0].shared) + RESERVED)
+    resident = max(1, min(shared, chip.registers // (layout.threads * most)))
     return Fit(tuple(variants), layout, products, serving[0].weights, resident)  # type: ignore[arg-type]
 
 
