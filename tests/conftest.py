@@ -19,7 +19,7 @@ settings.load_profile("everyday")
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples" / "cells"))
 import leaky_lstm  # noqa: E402, F401
 import minimal_gated_unit  # noqa: E402, F401
-from cases import Case, takes_long  # noqa: E402
+from cases import Case, often_on_cuda, takes_long  # noqa: E402
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m chooses
@@ -56,7 +56,9 @@ def cupy(pytestconfig: pytest.Config) -> Iterator[ModuleType]:
     with cupy_standin.installed(compiler) as cupy:
         from fastrnn.cuda import choice, source
 
-        compiler.build([source.assemble(variant) for variant in source.variants()] + [source.masks()])
+        everyday = "not nightly" in pytestconfig.option.markexpr
+        variants = [v for v in source.variants() if not everyday or often_on_cuda(v.cell, v.dtype)]
+        compiler.build([source.assemble(variant) for variant in variants] + [source.masks()])
         with choice.forced("step"):  # which serves everything; test_cuda_block.py is for the other
             yield cupy
 

@@ -31,6 +31,7 @@ from cases import (
     evaluate,
     expected,
     make_layer,
+    often_on_cuda,
     without_reference,
 )
 from tolerance import assert_close, assert_same_bits, rounding
@@ -164,8 +165,13 @@ def in_both_widths(case: Case) -> tuple[Problem, dict[str, np.ndarray], set[Any]
 KINDS: list[dict[str, Any]] = [{}, REGULARISED, {"layer_norm": True}]  # of variants
 
 
-@pytest.mark.parametrize("dtype", ALL_DTYPES)
-@pytest.mark.parametrize("cell", [name for name, cell in CELLS.items() if cell.cuda])
+@pytest.mark.parametrize(
+    ("cell", "dtype"),
+    [
+        pytest.param(cell, dtype, marks=[] if often_on_cuda(cell, dtype) else [pytest.mark.nightly])
+        for cell in CELLS for dtype in ALL_DTYPES if CELLS[cell].cuda
+    ],
+)  # fmt: skip
 def test_every_variant_agrees_with_the_reference(cell: str, dtype: str, cupy: ModuleType) -> None:
     """In small sizes; the variants that there are, all of a cell and dtype, are those that were run."""
     from fastrnn.cuda import source
