@@ -137,8 +137,15 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "stacked": {"num_layers": 2, "bidirectional": True, "batch_first": True},
     "projection": {"proj_size": 3, "num_layers": 2, "bidirectional": True},
 }
+
+
+def nightly(dtype: str) -> list[pytest.MarkDecorator]:
+    """Everyday one dtype of 32 bits and one of 16."""
+    return [] if dtype in ("float32", "bfloat16") else [pytest.mark.nightly]
+
+
 CASES = [
-    pytest.param(kind, options, dtype, id=f"{kind}-{name}-{dtype}")
+    pytest.param(kind, options, dtype, id=f"{kind}-{name}-{dtype}", marks=nightly(dtype))
     for kind in KINDS
     for name, options in OPTIONS.items()
     for dtype in DTYPES
@@ -154,7 +161,7 @@ def test_as_torch_nn(kind: str, options: dict[str, Any], dtype: str) -> None:
     compare(kind, options, of, inputs, lambda m, i: m(i["x"], hx_of(i)))
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", [pytest.param(dtype, marks=nightly(dtype)) for dtype in DTYPES])
 @pytest.mark.parametrize("kind", CELLS)
 def test_cells(kind: str, dtype: str) -> None:
     of = DTYPES[dtype]
