@@ -1,4 +1,4 @@
-# Every variant of the kernels as a cubin for every chip of FASTRNN_CUDA_ARCHS, installed where fastrnn looks for it.
+# Every variant of the step plan's kernels as a cubin for every chip of FASTRNN_CUDA_ARCHS, installed where fastrnn looks for it.
 # Needs nvcc, and a Python with NumPy, which lists the variants and writes nvcc's options (fastrnn/cuda/source.py).
 foreach(chip IN LISTS FASTRNN_CUDA_ARCHS)
   if(NOT chip MATCHES "^[1-9][0-9][0-9]?[af]?$")

@@ -89,7 +89,7 @@ class Fit(NamedTuple):
 
     What the compiler does with registers is not to be foreseen to the last: it may spill with fewer weights in them
     where it did not with more. So there are several variants, and who compiles them takes the first that spills nothing
-    (kernels.load_on_chip; tests/test_cuda_compile.py in the whole range, for five chips).
+    (kernels.load_on_chip); tests/test_cuda_compile.py compiles every third size.
     """
 
     variants: tuple[OnChip, ...]
