@@ -5,6 +5,7 @@ CuPy compiles with NVRTC and keeps the result on disk, under a key of the source
 
 from __future__ import annotations
 
+import warnings
 from functools import cache
 from typing import Any
 
@@ -126,7 +127,7 @@ class OnChipKernels:
 def load_on_chip(variants: tuple[OnChip, ...], device: int) -> OnChipKernels:
     """Return the kernels of the first variant of one layout that spills no registers; else those of the first.
 
-    device: the current one.
+    device: the current one. Warns where all spill: results are right, but slower than the plan's model has it.
     """
     loaded = []
     for variant in variants:
@@ -134,6 +135,11 @@ def load_on_chip(variants: tuple[OnChip, ...], device: int) -> OnChipKernels:
         if not kernels.spills:
             return kernels
         loaded.append(kernels)
+    warnings.warn(
+        f"{variants[0]}: this compiler keeps registers in memory in all of {len(variants)} variants; with "
+        'fastrnn.cuda.choice.forced("step") the layer runs step by step',
+        RuntimeWarning, stacklevel=2,
+    )  # fmt: skip
     return loaded[0]
 
 
