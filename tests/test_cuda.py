@@ -215,7 +215,13 @@ def test_nothing_to_do(cell: str, T: int, B: int, options: Any, cupy: ModuleType
     ),
 )  # fmt: skip
 def test_a_call_that_saves_nothing_has_the_same_bits(cell: str, options: Any, cupy: ModuleType) -> None:
-    case = Case(cell, "cuda", T=6, lengths="random", reset="random", bidirectional=True, num_layers=2, **options)
+    same_bits_if_nothing_is_saved(
+        Case(cell, "cuda", T=6, lengths="random", reset="random", bidirectional=True, num_layers=2, **options)
+    )
+
+
+def same_bits_if_nothing_is_saved(case: Case) -> None:
+    """Assert that a call has the bits of a forward pass."""
     layer, problem = make_layer(case, device="cuda:0"), on_device(draw(case))
     y, state = layer(problem.x, problem.state, lengths=problem.lengths, reset=problem.reset)
     saving = layer.forward(problem.x, problem.state, lengths=problem.lengths, reset=problem.reset)
@@ -227,35 +233,43 @@ def test_a_call_that_saves_nothing_has_the_same_bits(cell: str, options: Any, cu
 @pytest.mark.parametrize("options", ALTOGETHER, ids=str)
 def test_padding_reaches_nothing(options: Any, cupy: ModuleType) -> None:
     for cell in cells_with(options):
-        case = Case(cell, "cuda", T=6, B=4, lengths="random", bidirectional=True, **options)
-        problem, layer = draw(case), make_layer(case, device="cuda:0")
-        want = evaluate_on_device(case, problem, layer)
-        assert problem.lengths is not None
-        padding = np.arange(case.T)[:, None] >= problem.lengths
-        for array in (problem.x, problem.d_output, *(problem.d_cells or [])):
-            array[padding] = np.nan
-        for part in problem.state if case.cell_state else [problem.state]:
-            part[:, problem.lengths == 0] = np.nan  # the state of an empty sequence
-        for name in ("h_n", "c_n") if case.cell_state else ("h_n",):
-            want[name][:, problem.lengths == 0] = np.nan
-        for name, value in evaluate_on_device(case, problem, layer).items():
-            assert_same_bits(name, value, want[name])
+        padding_reaches_nothing(Case(cell, "cuda", T=6, B=4, lengths="random", bidirectional=True, **options))
+
+
+def padding_reaches_nothing(case: Case) -> None:
+    """Assert the same bits with NaN wherever there is no step."""
+    problem, layer = draw(case), make_layer(case, device="cuda:0")
+    want = evaluate_on_device(case, problem, layer)
+    assert problem.lengths is not None
+    padding = np.arange(case.T)[:, None] >= problem.lengths
+    for array in (problem.x, problem.d_output, *(problem.d_cells or [])):
+        array[padding] = np.nan
+    for part in problem.state if case.cell_state else [problem.state]:
+        part[:, problem.lengths == 0] = np.nan  # the state of an empty sequence
+    for name in ("h_n", "c_n") if case.cell_state else ("h_n",):
+        want[name][:, problem.lengths == 0] = np.nan
+    for name, value in evaluate_on_device(case, problem, layer).items():
+        assert_same_bits(name, value, want[name])
 
 
 @pytest.mark.parametrize("options", ALTOGETHER, ids=str)
 def test_backward_is_pure(options: Any, cupy: ModuleType) -> None:
     for cell in cells_with(options):
-        case = Case(cell, "cuda", reset="random", num_layers=2, **options)
-        problem = on_device(draw(case))
-        y, _, backward = make_layer(case, device="cuda:0").forward(
-            problem.x, problem.state, reset=problem.reset, training=case.training
-        )
-        first = backward(problem.d_output, problem.d_state)
-        y[...] = 7  # what the layer handed out belongs to the caller
-        second = backward(problem.d_output, problem.d_state)
-        assert_same_bits("d x", second.x._host, first.x._host)
-        for name, value in first.params.items():
-            assert_same_bits(name, second.params[name]._host, value._host)
+        backward_is_pure(Case(cell, "cuda", reset="random", num_layers=2, **options))
+
+
+def backward_is_pure(case: Case) -> None:
+    """Assert the same bits from a second backward pass, after the caller has overwritten y."""
+    problem = on_device(draw(case))
+    y, _, backward = make_layer(case, device="cuda:0").forward(
+        problem.x, problem.state, reset=problem.reset, training=case.training
+    )
+    first = backward(problem.d_output, problem.d_state)
+    y[...] = 7  # what the layer handed out belongs to the caller
+    second = backward(problem.d_output, problem.d_state)
+    assert_same_bits("d x", second.x._host, first.x._host)
+    for name, value in first.params.items():
+        assert_same_bits(name, second.params[name]._host, value._host)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,13 @@ import numpy as np
 import pytest
 from cases import CELLS, Case, assert_results, draw, expected, make_layer, option_cases
 from host_kernels import KernelError
-from test_cuda import evaluate_on_device, on_device
+from test_cuda import (
+    backward_is_pure,
+    evaluate_on_device,
+    on_device,
+    padding_reaches_nothing,
+    same_bits_if_nothing_is_saved,
+)
 from tolerance import assert_same_bits
 
 import fastrnn
@@ -111,48 +117,24 @@ def test_a_row_has_the_same_bits_however_many_a_block_has(
 @pytest.mark.parametrize("options", [{}, {"zoneout": 0.3}], ids=str)
 @pytest.mark.parametrize("cell", OFTEN)
 def test_a_call_that_saves_nothing_has_the_same_bits(cell: str, options: dict[str, Any]) -> None:
-    case = Case(cell, "cuda", "float32", T=6, lengths="random", reset="random", bidirectional=True, **options)
-    layer, problem = make_layer(case, device="cuda:0"), on_device(draw(case))
-    y, state = layer(problem.x, problem.state, lengths=problem.lengths, reset=problem.reset)
-    saving = layer.forward(problem.x, problem.state, lengths=problem.lengths, reset=problem.reset)
+    same_bits_if_nothing_is_saved(
+        Case(cell, "cuda", "float32", T=6, lengths="random", reset="random", bidirectional=True, **options)
+    )
     assert loops() == set(LAUNCHES[:2])
-    assert_same_bits("y", y._host, saving.y._host)
-    for mine, theirs in zip(*((s if case.cell_state else (s,)) for s in (state, saving.state)), strict=True):
-        assert_same_bits("state", mine._host, theirs._host)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("options", [{}, {"zoneout": 0.3, "recurrent_dropout": 0.3, "training": True}], ids=str)
 def test_padding_reaches_nothing(dtype: str, options: dict[str, Any]) -> None:
     for cell in OFTEN:
-        case = Case(cell, "cuda", dtype, T=6, B=4, lengths="random", bidirectional=True, **options)
-        problem, layer = draw(case), make_layer(case, device="cuda:0")
-        want = evaluate_on_device(case, problem, layer)
-        assert problem.lengths is not None
-        padding = np.arange(case.T)[:, None] >= problem.lengths
-        for array in (problem.x, problem.d_output, *(problem.d_cells or [])):
-            array[padding] = np.nan
-        for part in problem.state if case.cell_state else [problem.state]:
-            part[:, problem.lengths == 0] = np.nan  # the state of an empty sequence
-        for name in ("h_n", "c_n") if case.cell_state else ("h_n",):
-            want[name][:, problem.lengths == 0] = np.nan
-        for name, value in evaluate_on_device(case, problem, layer).items():
-            assert_same_bits(name, value, want[name])
+        padding_reaches_nothing(Case(cell, "cuda", dtype, T=6, B=4, lengths="random", bidirectional=True, **options))
     assert loops() == set(LAUNCHES)
 
 
 @pytest.mark.parametrize("cell", OFTEN)
 def test_backward_is_pure(cell: str) -> None:
-    case = Case(cell, "cuda", "float32", reset="random", num_layers=2)
-    problem = on_device(draw(case))
-    layer = make_layer(case, device="cuda:0")
-    y, _, backward = layer.forward(problem.x, problem.state, reset=problem.reset)
-    first = backward(problem.d_output, problem.d_state)
-    y[...] = 7
-    second = backward(problem.d_output, problem.d_state)
-    assert_same_bits("d x", second.x._host, first.x._host)
-    for name, value in first.params.items():
-        assert_same_bits(name, second.params[name]._host, value._host)
+    backward_is_pure(Case(cell, "cuda", "float32", reset="random", num_layers=2))
+    assert loops() == set(LAUNCHES)
 
 
 @pytest.mark.parametrize(("T", "B"), [(0, 3), (4, 0)])

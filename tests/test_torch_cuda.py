@@ -22,7 +22,7 @@ from tolerance import assert_close, assert_same_bits, rounding
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 from torch.utils.checkpoint import checkpoint
-from torch_cases import CELLS, KINDS, H, I, double, hx_of, kernels_only, leaves, make, random, states
+from torch_cases import CELLS, KINDS, H, I, double, hx_of, kernels_only, leaves, make, random, states, twins
 
 import fastrnn
 import fastrnn.torch
@@ -91,15 +91,6 @@ def on_cpu() -> Iterator[None]:
         for module in (function, modules, operator, replacement, snapshot):
             patch.setattr(module, "device_of", spec.device_of)
         yield
-
-
-def twins(kind: str, dtype: torch.dtype, **options: Any) -> tuple[Any, Any]:
-    """fastrnn's module, and torch's with the very same numbers in float64."""
-    torch.manual_seed(7)
-    ours = make(fastrnn.torch, kind, dtype=dtype, **options)
-    theirs = make(torch.nn, kind, dtype=torch.float64, **options)
-    theirs.load_state_dict(ours.state_dict())
-    return ours, theirs
 
 
 def results(
