@@ -119,6 +119,18 @@ KERNEL block_pack_backward(const S* hh, S* packed, int64 all_units) {
   put(reinterpret_cast<Vector*>(packed) + v * THREADS + threadIdx.x, out);
 }
 
+// Take the weights, and let what the products see begin as zeros; a barrier must follow.
+template <class First, class Last> __device__ __forceinline__ void begin_pass(const S* packed, First& first, Last& last) {
+  using At = Areas<First, Last>;
+  const Vector* weights = reinterpret_cast<const Vector*>(packed);
+  first.load_weights(weights, at_byte<Vector>(At::weights));
+  fill_shared(at_byte<Seen>(At::seen), 2 * First::seen);
+  if constexpr (Cell::gated) {
+    last.load_weights(weights + First::vectors * THREADS, at_byte<Vector>(At::last_weights));
+    fill_shared(at_byte<Seen>(At::last_seen), Last::seen);
+  }
+}
+
 // All steps: h, c, saved values and y.
 KERNEL block_forward(
     const S* ax,           // [T, B, G, H] pre-activations from the input, without bias
@@ -148,7 +160,6 @@ KERNEL block_forward(
   using First = FirstForward;
   using Last = LastForward;
   using At = Areas<First, Last>;
-  const Vector* weights = reinterpret_cast<const Vector*>(packed);
   static_assert(At::bytes == FORWARD_BYTES, "the launch counts as the kernel does");
   A* vectors = at_byte<A>(At::vectors);
   Seen *both = at_byte<Seen>(At::seen), *gated_seen = at_byte<Seen>(At::last_seen);
@@ -157,10 +168,7 @@ KERNEL block_forward(
 
   First first;
   Last last;
-  first.load_weights(weights, at_byte<Vector>(At::weights));
-  if constexpr (Cell::gated) last.load_weights(weights + First::vectors * THREADS, at_byte<Vector>(At::last_weights));
-  fill_shared(both, 2 * First::seen);
-  if (Cell::gated) fill_shared(gated_seen, Last::seen);
+  begin_pass(packed, first, last);
   for (int k = threadIdx.x; k < (biases + parameters) * UNITS; k += THREADS) {
     const int row = k / UNITS, u = k % UNITS;
     A value = A(0);
@@ -314,7 +322,6 @@ KERNEL block_backward(
   using First = FirstBackward;
   using Last = LastBackward;
   using At = Areas<First, Last>;
-  const Vector* weights = reinterpret_cast<const Vector*>(packed);
   static_assert(At::bytes == BACKWARD_BYTES, "the launch counts as the kernel does");
   A* vectors = at_byte<A>(At::vectors);
   Seen *both = at_byte<Seen>(At::seen), *last_seen = at_byte<Seen>(At::last_seen);
@@ -323,10 +330,7 @@ KERNEL block_backward(
 
   First first;
   Last last;
-  first.load_weights(weights, at_byte<Vector>(At::weights));
-  if constexpr (Cell::gated) last.load_weights(weights + First::vectors * THREADS, at_byte<Vector>(At::last_weights));
-  fill_shared(both, 2 * First::seen);
-  if (Cell::gated) fill_shared(last_seen, Last::seen);
+  begin_pass(packed, first, last);
   for (int k = threadIdx.x; k < parameters * UNITS; k += THREADS)
     put(vectors + biases * UNITS + k, k % UNITS < H ? fetch(p + k / UNITS * H + k % UNITS) : A(0));
 
