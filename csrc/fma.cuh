@@ -4,23 +4,29 @@
 //
 // Before this file stand `constexpr int UNITS, ROWS, SLICES, THREADS`. SLICES neighbouring threads share a unit: each has
 // one slice of the terms, for all gates and rows. Of its weights the first QUADS times four terms stay in registers, the
-// others in shared memory, at a place of its own. Then the threads exchange sums, so that each ends with `own` rows, or
-// with none. A sum is taken in the same order whatever ROWS is, so a row's result does not depend on the batch.
+// others in shared memory, at a place of its own. Rows are taken up to 8 at a time. Then the threads exchange sums, so
+// that each ends with `each_time` of these rows; those that end with the same ones keep those of different times. A sum
+// is taken in the same order whatever ROWS is, so a row's result does not depend on the batch.
 #pragma once
 #include "loop.cuh"
 
 using Seen = A;  // what the product sees of the state
+constexpr bool STAGED = true;  // all units read the same terms
 
 struct alignas(16) Vector { A at[4]; };
 
-constexpr int own = ROWS > SLICES ? ROWS / SLICES : 1;         // sums that a thread ends with, a gate
-constexpr int sharers = ROWS > SLICES ? 1 : SLICES / ROWS;     // threads that end with the same sums; the first acts
+constexpr int together = ROWS < 8 ? ROWS : 8, times = ROWS / together;       // rows at a time
+constexpr int each_time = together > SLICES ? together / SLICES : 1;          // sums that a thread ends with, a gate
+constexpr int sharers = together > SLICES ? 1 : SLICES / together;           // threads that end with the same sums
+constexpr int kept_times = (times + sharers - 1) / sharers, own = each_time * kept_times;
 static_assert(UNITS * SLICES <= THREADS && THREADS % 32 == 0 && 32 % SLICES == 0, "a unit's slices are in one warp");
+static_assert(times * together == ROWS, "as many rows each time");
 
 __device__ __forceinline__ int slice() { return threadIdx.x % SLICES; }
 __device__ __forceinline__ int unit_of(int) { return threadIdx.x / SLICES; }
-__device__ __forceinline__ int row_of(int j) { return slice() / sharers * own + j; }
-__device__ __forceinline__ bool acts() { return threadIdx.x < UNITS * SLICES && slice() % sharers == 0; }
+__device__ __forceinline__ int time_of(int j) { return j / each_time * sharers + slice() % sharers; }
+__device__ __forceinline__ int row_of(int j) { return time_of(j) * together + slice() / sharers * each_time + j % each_time; }
+__device__ __forceinline__ bool acts(int j) { return threadIdx.x < UNITS * SLICES && time_of(j) < times; }
 
 template <int GATES, int K, int QUADS> struct Product {
   static_assert(K % (4 * SLICES) == 0, "slices are made of quads");
@@ -28,7 +34,7 @@ template <int GATES, int K, int QUADS> struct Product {
   // Slices are read at once, each by its threads: an odd number of quads apart they stand in different banks.
   static constexpr int stride = each % 8 ? each : each + 4, row = SLICES * stride;
   static constexpr int seen = ROWS * row;                            // elements
-  static constexpr int vectors = quads * GATES, in_shared = (quads - kept) * GATES;  // of a thread's weights
+  static constexpr int vectors = quads * GATES, in_shared = (quads - kept) * GATES, scratch = 0;  // of a thread's weights
 
   Vector held[kept ? kept * GATES : 1];
   const Vector* shared;
@@ -42,7 +48,7 @@ template <int GATES, int K, int QUADS> struct Product {
     return out;
   }
 
-  __device__ __forceinline__ void load_weights(const Vector* from, Vector* memory) {
+  __device__ __forceinline__ void load_weights(const Vector* from, Vector* memory, A*) {
     shared = memory + threadIdx.x;
     _Pragma("unroll") for (int v = 0; v < kept * GATES; ++v) held[v] = fetch(from + v * THREADS + threadIdx.x);
     for (int v = kept * GATES; v < vectors; ++v)
@@ -50,24 +56,27 @@ template <int GATES, int K, int QUADS> struct Product {
   }
 
   __device__ __forceinline__ void multiply(const Seen* from, A (&out)[own][GATES]) const {
-    A sums[GATES][ROWS];
-    _Pragma("unroll") for (int g = 0; g < GATES; ++g)
-      _Pragma("unroll") for (int r = 0; r < ROWS; ++r) sums[g][r] = A(0);
-    const Seen* mine = from + slice() * stride;
-    _Pragma("unroll") for (int q = 0; q < kept; ++q) add(mine + 4 * q, held + q * GATES, sums);
-    _Pragma("unroll 2") for (int q = kept; q < quads; ++q) {
-      Vector w[GATES];
-      _Pragma("unroll") for (int g = 0; g < GATES; ++g) w[g] = fetch(shared + ((q - kept) * GATES + g) * THREADS);
-      add(mine + 4 * q, w, sums);
+    _Pragma("unroll 1") for (int time = 0; time < times; ++time) {  // all at once would be more code than is at hand
+      A sums[GATES][together];
+      _Pragma("unroll") for (int g = 0; g < GATES; ++g)
+        _Pragma("unroll") for (int r = 0; r < together; ++r) sums[g][r] = A(0);
+      const Seen* mine = from + time * together * row + slice() * stride;
+      _Pragma("unroll") for (int q = 0; q < kept; ++q) add(mine + 4 * q, held + q * GATES, sums);
+      _Pragma("unroll 2") for (int q = kept; q < quads; ++q) {
+        Vector w[GATES];
+        _Pragma("unroll") for (int g = 0; g < GATES; ++g) w[g] = fetch(shared + ((q - kept) * GATES + g) * THREADS);
+        add(mine + 4 * q, w, sums);
+      }
+      gather<SLICES / 2, together>(sums);
+      _Pragma("unroll") for (int j = 0; j < own; ++j)
+        if (times == 1 || time_of(j) == time)
+          _Pragma("unroll") for (int g = 0; g < GATES; ++g) out[j][g] = sums[g][j % each_time];
     }
-    gather<SLICES / 2, ROWS>(sums);
-    _Pragma("unroll") for (int j = 0; j < own; ++j)
-      _Pragma("unroll") for (int g = 0; g < GATES; ++g) out[j][g] = sums[g][j];
   }
 
  private:
-  static __device__ __forceinline__ void add(const Seen* quad, const Vector* w, A (&sums)[GATES][ROWS]) {
-    _Pragma("unroll") for (int r = 0; r < ROWS; ++r) {
+  static __device__ __forceinline__ void add(const Seen* quad, const Vector* w, A (&sums)[GATES][together]) {
+    _Pragma("unroll") for (int r = 0; r < together; ++r) {
       A h[4];
       load<4>(quad + r * row, h);
       _Pragma("unroll") for (int g = 0; g < GATES; ++g)
@@ -77,7 +86,7 @@ template <int GATES, int K, int QUADS> struct Product {
 
   // Threads whose numbers differ in one bit add their sums, the highest bit first; as long as there are several rows
   // each of the two ends with half of them.
-  template <int bit, int rows> static __device__ __forceinline__ void gather(A (&sums)[GATES][ROWS]) {
+  template <int bit, int rows> static __device__ __forceinline__ void gather(A (&sums)[GATES][together]) {
     if constexpr (bit > 0) {
       constexpr int left = rows > 1 ? rows / 2 : 1;
       const bool upper = rows > 1 && (slice() & bit);

@@ -1,6 +1,7 @@
 // Everything that differs between a GPU and the host compiler that runs the same kernels in the tests (csrc/host/): the
-// 16-bit conversions, a store of 16 bytes at once, the tensor cores' product, a block's shared memory, and `touch`, which
-// tells the host's checker of every access. Nothing else in csrc/ may ask where it runs. No header of the CUDA toolkit is needed, so NVRTC compiles the kernels with no include path.
+// 16-bit conversions, a store of 16 bytes at once, the tensor cores' product, the barrier of a group of blocks, a block's
+// shared memory, and `touch`, which tells the host's checker of every access. Nothing else in csrc/ may ask where it runs.
+// No header of the CUDA toolkit is needed, so NVRTC compiles the kernels with no include path.
 #pragma once
 
 using int64 = long long;
@@ -38,6 +39,17 @@ template <class H> void mma(float (&sums)[4], const unsigned (&a)[4], const unsi
                  mma_element<H>(held(column * 4 + k % 8 / 2, 1, k / 8), k);
   }
   host::wait(host::warp);
+}
+// The barrier of a group of blocks, those of one row of the grid, in its two halves.
+inline void group_arrive(unsigned* flag) {
+  if (threadIdx.x == 0) host::touch(flag, sizeof(unsigned), true, true), ++*flag;
+  host::arrive_at_cluster();
+}
+inline void group_wait(const unsigned* flag, unsigned until) {
+  host::wait_for_cluster();
+  if (threadIdx.x != 0) return;
+  host::touch(flag, sizeof(unsigned), false, true);
+  host::require(*flag - until < gridDim.x, "group barrier: a flag that others count on, or that stands too low");
 }
 inline void* shared_memory() { return host::shared_memory(); }
 inline void touch(const void* p, int bytes, bool write) { host::touch(p, bytes, write); }
@@ -84,6 +96,21 @@ template <class H> __device__ __forceinline__ void mma(float (&sums)[4], const u
 FASTRNN_MMA(Half, "f16")
 FASTRNN_MMA(BFloat16, "bf16")
 #undef FASTRNN_MMA
+// The barrier of a group of blocks in its two halves: `flag`, zero at first, counts the blocks that have arrived. What a
+// block wrote before it arrives, others see after they waited (PTX ISA, Memory Consistency Model: release and acquire are
+// cumulative over the barriers of the block).
+__device__ __forceinline__ void group_arrive(unsigned* flag) {
+  __syncthreads();
+  if (threadIdx.x == 0) asm volatile("red.release.gpu.global.add.u32 [%0], 1;" : : "l"(__cvta_generic_to_global(flag)) : "memory");
+}
+__device__ __forceinline__ void group_wait(const unsigned* flag, unsigned until) {
+  unsigned arrived = until;
+  do {
+    if (threadIdx.x == 0)
+      asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(arrived) : "l"(__cvta_generic_to_global(flag)) : "memory");
+  } while (static_cast<int>(arrived - until) < 0);
+  __syncthreads();
+}
 // What the launch asked for.
 __device__ __forceinline__ void* shared_memory() {
   extern __shared__ double shared_words[];

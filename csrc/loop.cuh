@@ -12,6 +12,17 @@ using A = Registers<S>::type;
 static_assert(!(Cell::gated && Cell::separate), "the last gate of a gated cell has no ah of its own");
 constexpr int inner = Cell::gated ? Cell::gates - 1 : Cell::gates;  // gates of the first product
 
+// A place in the block's shared memory.
+template <class T> __device__ __forceinline__ T* at_byte(int byte) {
+  return reinterpret_cast<T*>(static_cast<char*>(shared_memory()) + byte);
+}
+
+template <class T> __device__ __forceinline__ T rounded(A value) {
+  T stored;
+  narrow(value, stored);
+  return stored;
+}
+
 __device__ __forceinline__ bool exists(const int64* lengths, int64 b, int64 t) { return !lengths || t < fetch(lengths + b); }
 __device__ __forceinline__ bool is_set(const bool* flags, int64 b) { return flags && fetch(flags + b); }
 

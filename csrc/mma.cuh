@@ -22,7 +22,7 @@ __device__ __forceinline__ int unit_of(int j) {
   return (threadIdx.x / 32 * groups + j / 4) * 16 + j % 4 / 2 * 8 + lane() / 4;
 }
 __device__ __forceinline__ int row_of(int j) { return lane() % 4 * 2 + j % 2; }
-__device__ __forceinline__ bool acts() { return true; }
+__device__ __forceinline__ bool acts(int) { return true; }
 
 template <int GATES, int K, int FRAGMENTS> struct Product {
   static constexpr int padded = (K + 31) / 32 * 32, pairs = padded / 32, fragments = pairs * groups * GATES;
@@ -31,7 +31,7 @@ template <int GATES, int K, int FRAGMENTS> struct Product {
   // of each of four rows, every other one: so each second row begins 16 bytes further on.
   static constexpr int row = padded % 64 ? padded : padded + 32;
   static constexpr int seen = ROWS * row + (ROWS / 2 - 1) * 8;
-  static constexpr int vectors = fragments * 2, in_shared = (fragments - kept) * 2;  // of a thread's weights
+  static constexpr int vectors = fragments * 2, in_shared = (fragments - kept) * 2, scratch = 0;  // of a thread's weights
   // Products that follow each other wait for no sum of the one before.
   static constexpr int chains = groups * GATES >= 4 ? 1 : groups * GATES >= 2 ? 2 : 4;
 
@@ -54,7 +54,7 @@ template <int GATES, int K, int FRAGMENTS> struct Product {
     return out;
   }
 
-  __device__ __forceinline__ void load_weights(const Vector* from, Vector* memory) {
+  __device__ __forceinline__ void load_weights(const Vector* from, Vector* memory, A*) {
     shared = memory + threadIdx.x;
     _Pragma("unroll") for (int v = 0; v < 2 * kept; ++v) held[v] = fetch(from + v * THREADS + threadIdx.x);
     for (int v = 2 * kept; v < vectors; ++v)

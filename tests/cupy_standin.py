@@ -349,8 +349,8 @@ class RawKernel:
     max_dynamic_shared_size_bytes = 48 << 10
     local_size_bytes = 0
 
-    def __init__(self, kernel: host_kernels.Kernel) -> None:
-        self._kernel = kernel
+    def __init__(self, kernel: host_kernels.Kernel, cooperative: bool) -> None:
+        self._kernel, self._cooperative = kernel, cooperative
 
     def __call__(
         self, grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...], *, shared_mem: int = 0
@@ -359,6 +359,8 @@ class RawKernel:
         assert shared_mem <= Device.attributes["MaxSharedMemoryPerBlockOptin"], (
             "more shared memory than a block may have"
         )
+        if self._cooperative:
+            assert np.prod(grid) <= Device.attributes["MultiProcessorCount"], "blocks that do not all run at once"
         launches.append(self._kernel.name)
         arrays = [arg._host if isinstance(arg, ndarray) else arg for arg in args]
         written = [3 + k for k, parameter in enumerate(self._kernel.parameters) if parameter[0] == "*"]
@@ -367,7 +369,7 @@ class RawKernel:
     def _start(self, grid: tuple[int, ...], block: tuple[int, ...], shared_mem: int, *args: Any) -> None:
         global seed
         seed += 1
-        self._kernel(grid, block, args, shared_mem, seed)
+        self._kernel(grid, block, args, shared_mem, seed, self._cooperative)
 
 
 class RawModule:
@@ -375,12 +377,12 @@ class RawModule:
 
     compiler: host_kernels.Compiler
 
-    def __init__(self, *, code: str, options: tuple[str, ...]) -> None:
+    def __init__(self, *, code: str, options: tuple[str, ...], enable_cooperative_groups: bool = False) -> None:
         assert all(isinstance(option, str) for option in options)
-        self._code = code
+        self._code, self._cooperative = code, enable_cooperative_groups
 
     def get_function(self, name: str) -> RawKernel:
-        return RawKernel(host_kernels.Kernel(self.compiler, self._code, name))
+        return RawKernel(host_kernels.Kernel(self.compiler, self._code, name), self._cooperative)
 
 
 class _Address:

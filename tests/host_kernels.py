@@ -132,14 +132,16 @@ class Kernel:
         self._library = library
 
     def __call__(
-        self, grid: Sequence[int], block: Sequence[int], args: Sequence[Any], shared_bytes: int = 0, seed: int = 0
-    ) -> None:
+        self, grid: Sequence[int], block: Sequence[int], args: Sequence[Any], shared_bytes: int = 0, seed: int = 0,
+        cooperative: bool = False,
+    ) -> None:  # fmt: skip
+        """Run it; the blocks of a row of a cooperative launch may wait for each other, as those of a cluster."""
         grid, block = (*grid, 1, 1)[:3], (*block, 1, 1)[:3]
         assert all(1 <= n <= limit for n, limit in zip(grid, (2**31 - 1, 65535, 65535), strict=True)), grid
         assert all(n >= 1 for n in block), block
         assert np.prod(block) <= 1024, block
-        cluster = list(self._cluster.contents)
-        assert np.prod(cluster) <= 16, f"a cluster of {cluster}"
+        cluster = [grid[0], 1, 1] if cooperative else list(self._cluster.contents)
+        assert cooperative or np.prod(cluster) <= 16, f"a cluster of {cluster}"
         assert not any(n % size for n, size in zip(grid, cluster, strict=True)), f"{grid} in clusters of {cluster}"
         assert len(args) == len(self.parameters), f"{self.name}: {len(args)} arguments for {len(self.parameters)}"
         values, spans = [], []
@@ -151,7 +153,7 @@ class Kernel:
         arrays = np.array(_merged(spans), np.uintp).reshape(-1)
         error = self._launch(
             self._call, pointers, np.array(grid, np.uint32).ctypes, np.array(block, np.uint32).ctypes,
-            self._cluster, ctypes.c_size_t(shared_bytes), ctypes.c_uint64(seed), arrays.ctypes,
+            np.array(cluster, np.uint32).ctypes, ctypes.c_size_t(shared_bytes), ctypes.c_uint64(seed), arrays.ctypes,
             ctypes.c_size_t(arrays.size // 2),
         )  # fmt: skip
         if error is not None:

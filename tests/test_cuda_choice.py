@@ -36,7 +36,14 @@ def plan_of(cell: str, dtype: str, hidden: int, batch: int, chip: str, train: bo
     return choice._choose(CELLS[cell], shape, chips()[chip], None)
 
 
-# The largest H of the plan `block` for any batch, by chip and dtype; well above, layers run step by step.
+def plan_grid(cell: str, dtype: str, hidden: int, batch: int) -> Any:
+    from fastrnn.cuda import choice
+
+    shape = Shape(100, batch, 100 * batch, 100, hidden, hidden, 0, dtype, True, False)
+    return next(one for one in choice.candidates(CELLS[cell], shape, chips()["H100"]) if one.plan == "grid")
+
+
+# The largest H that the plan `block` serves for any batch, by chip and dtype.
 LARGEST: dict[tuple[str, str], dict[str, int]] = {
     ("H100", "float32"): {"lstm": 128, "gru": 128, "gru_reset_before": 128, "rnn_tanh": 256, "lstm_peephole": 128},
     ("H100", "bfloat16"): {"lstm": 176, "gru": 192, "gru_reset_before": 192, "rnn_tanh": 320, "lstm_peephole": 160},
@@ -48,13 +55,57 @@ LARGEST: dict[tuple[str, str], dict[str, int]] = {
 }  # fmt: skip
 
 
+# The largest H for which it is taken too, whatever the batch, where that is less: beyond, for small batches, `grid` is.
+TAKEN: dict[tuple[str, str], dict[str, int]] = {
+    ("H100", "bfloat16"): {"lstm": 128, "gru": 128, "rnn_tanh": 208, "lstm_peephole": 128},
+    ("A100", "bfloat16"): {"lstm": 128, "gru": 128, "rnn_tanh": 192, "lstm_peephole": 128},
+}  # fmt: skip
+
+
 @pytest.mark.parametrize("batch", [1, 7, 16, 64, 256, 2000])
 @pytest.mark.parametrize(("chip", "dtype"), LARGEST)
 def test_block_is_taken_in_its_whole_range(chip: str, dtype: str, batch: int) -> None:
+    from fastrnn.cuda import choice
+
     for cell, most in LARGEST[chip, dtype].items():
         for hidden in {*range(1, most + 1, 13), most}:
-            assert plan_of(cell, dtype, hidden, batch, chip).plan == "block", (cell, hidden)
-        assert plan_of(cell, dtype, 2 * most, batch, chip).plan == "step", cell
+            plan = plan_of(cell, dtype, hidden, batch, chip).plan
+            assert plan in (("block",) if hidden <= TAKEN.get((chip, dtype), {}).get(cell, most) else ("block", "grid"))
+        shape = Shape(100, batch, 100 * batch, 100, 2 * most, 2 * most, 0, dtype, True, False)
+        assert choice.candidates(CELLS[cell], shape, chips()[chip])[0].seconds is None
+
+
+# Where the plan `grid` is taken: from the first H to the last, for 1, 16 and 64 rows of the batch.
+GRID: dict[tuple[str, str], dict[str, list[tuple[int, int]]]] = {
+    ("H100", "float32"): {
+        "lstm": [(192, 1536), (192, 1024), (192, 640)], "gru": [(192, 1792), (192, 1024), (192, 1024)],
+    },
+    ("H100", "bfloat16"): {
+        "lstm": [(192, 2048), (192, 1792), (192, 1024)], "gru": [(256, 2048), (256, 2048), (256, 1024)],
+        "gru_reset_before": [(256, 2048), (256, 2048), (256, 1280)],
+        "rnn_tanh": [(384, 4096), (384, 4096), (384, 2048)], "lstm_peephole": [(192, 1792), (192, 1792), (192, 1024)],
+    },
+    ("A100", "bfloat16"): {
+        "lstm": [(192, 1536), (192, 1536), (192, 768)], "gru": [(192, 1536), (192, 1536), (192, 1024)],
+    },
+    ("RTX 4090", "float32"): {"lstm": [(128, 1024), (128, 768), (128, 512)]},
+    ("RTX 4090", "bfloat16"): {"lstm": [(192, 1792), (192, 1792), (192, 1024)]},
+    ("T4", "float32"): {"lstm": [(128, 640), (128, 640), (128, 256)]},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("chip", "dtype"), GRID)
+def test_grid_is_taken_in_its_whole_range(chip: str, dtype: str) -> None:
+    for cell, ranges in GRID[chip, dtype].items():
+        for batch, (first, last) in zip((1, 16, 64), ranges, strict=True):
+            for hidden in {*range(first, last, 311), last}:
+                taken = plan_of(cell, dtype, hidden, batch, chip)
+                assert taken.plan == "grid", (cell, hidden, batch)
+                layout = taken.variants[0]
+                assert layout.units * layout.blocks >= hidden > layout.units * (layout.blocks - 1)
+                assert layout.all_units >= hidden
+                assert layout.blocks <= chips()[chip].processors
+            assert plan_of(cell, dtype, 4 * last, batch, chip).plan == "step", (cell, batch)
 
 
 @pytest.mark.parametrize(
@@ -68,18 +119,51 @@ def test_block_is_taken_in_its_whole_range(chip: str, dtype: str, batch: int) ->
         ({"hidden": 2048, "inputs": 2048}, "2048 units are"),
         ({"steps": 1, "batch": 1 << 23}, r"2\^31 steps, or elements in a step"),  # 4 gates of 64 units
         ({"steps": 1 << 31}, r"2\^31 steps, or elements in a step"),
-        ({"hidden": 250}, r"its weights need \d+ KiB of shared memory besides all registers, of 227"),
+        ({"hidden": 250}, r"a block with all weights needs \d+ KiB of shared memory besides all registers, of 227"),
     ],
 )
 def test_what_block_does_not_serve_is_said_and_runs_step_by_step(options: dict[str, Any], reason: str) -> None:
     from fastrnn.cuda import choice
 
     shape = Shape(100, 16, 1600, 100, 64, 64, 0, "float32", True, False)._replace(**options)
-    block, step = choice.candidates(CELLS["lstm"], shape, chips()["H100"])
+    block, grid, step = choice.candidates(CELLS["lstm"], shape, chips()["H100"])
     assert block.seconds is None
     assert re.search(reason, block.reason), block.reason
     assert step.seconds is not None
-    assert choice._choose(CELLS["lstm"], shape, chips()["H100"], "block") == step
+    if "hidden" not in options:
+        assert (grid.seconds, grid.reason) == (None, block.reason)
+        assert choice._choose(CELLS["lstm"], shape, chips()["H100"], "block") == step
+
+
+@pytest.mark.parametrize(
+    ("cell", "dtype", "hidden", "batch", "reason"),
+    [
+        ("lstm", "bfloat16", 9000, 1, "9000 units are more than 132 processors share"),
+        ("lstm", "bfloat16", 4096, 1, r"a slice of its weights needs \d+ KiB of shared memory besides all registers,"),
+        ("rnn_tanh", "float32", 4096, 1, r"a slice of its weights needs \d+ KiB of shared memory besides all regist"),
+    ],
+)
+def test_what_grid_does_not_serve_is_said(cell: str, dtype: str, hidden: int, batch: int, reason: str) -> None:
+    from fastrnn.cuda import choice
+
+    shape = Shape(100, batch, 100 * batch, 100, hidden, hidden, 0, dtype, True, False)
+    _, grid, step = choice.candidates(CELLS[cell], shape, chips()["H100"])
+    assert grid.seconds is None
+    assert re.search(reason, grid.reason), grid.reason
+    assert choice._choose(CELLS[cell], shape, chips()["H100"], "grid") == step
+
+
+def test_blocks_of_one_launch_all_run_at_once() -> None:
+    """And no more launches than it takes."""
+    for batch in (1, 8, 9, 100, 1000):
+        for hidden in (200, 512, 1024, 2048):
+            found = plan_grid("lstm", "bfloat16", hidden, batch)
+            layout = found.variants[0]
+            groups, at_once = -(-batch // layout.rows), 132 // layout.blocks
+            assert at_once >= 1
+            launches = re.search(r"(\d+) launch", found.reason)
+            assert launches is not None
+            assert int(launches[1]) == -(-groups // at_once)
 
 
 def test_the_last_batch_whose_offsets_have_32_bits() -> None:
@@ -106,7 +190,7 @@ def test_another_number_of_steps_lies_on_the_chip_as_before(monkeypatch: pytest.
     from fastrnn.cuda import fit
 
     before = plan_of("lstm", "float32", 77, 16, "H100")
-    monkeypatch.delattr(fit, "_placed")
+    monkeypatch.delattr(fit, "_placed")  # of any plan
     assert plan_of("lstm", "float32", 77, 16, "H100", steps=77).variants == before.variants
 
 
@@ -132,7 +216,7 @@ def test_the_model_grows_with_the_work(chip: str) -> None:
         assert found[plan] is not None
         return found[plan]  # type: ignore[return-value]
 
-    for plan in ("block", "step"):
+    for plan in ("block", "grid", "step"):
         plain = seconds(plan)
         for options in ({"steps": 200}, {"batch": 100_000}, {"train": True}):
             assert seconds(plan, **options) > 1.5 * plain, (plan, options)
@@ -148,12 +232,19 @@ def test_explain_names_each_plan_its_time_and_why() -> None:
     assert re.search(
         r"plan block: \d+\.\d\d us a step by the model, taken; 16 blocks of 256 threads, 1 rows each", told
     )
+    assert re.search(
+        r"plan grid: \d+\.\d\d us a step by the model, not taken; \d+ group\(s\) of \d+ blocks of \d+ threads, \d+ rows "
+        r"and \d+ units each, 1 launch\(es\), \d+% of the weights in registers", told,
+    )  # fmt: skip
     assert re.search(r"plan step: \d+\.\d\d us a step by the model, not taken; 2 launches a step", told)
     assert "the model's constants are not measured yet" in told
     assert "all steps in one launch" in told
     again = make_layer(LayerCase("lstm", "cuda", "float32", I=64, H=64, save="recompute"), device="cuda:0")
     with choice.forced("block"):
         assert "all steps of a segment in one launch" in fastrnn.plan(again, 100, 16, training=True).explain()
+    with choice.forced("grid"):
+        told = fastrnn.plan(layer, 100, 16).explain()
+    assert "the grid plan: the recurrent weights stay on the chip, shared out to blocks that wait for each" in told
     assert fastrnn.plan(layer, 100, 16).fused is False  # the tests let the step plan run elsewhere
 
 
@@ -162,11 +253,13 @@ def test_the_faster_plan_runs() -> None:
 
     shape = Shape(100, 16, 1600, 100, 64, 64, 0, "float32", True, False)
     chip = chips()["H100"]
-    block, step = choice.candidates(CELLS["lstm"], shape, chip)
+    block, grid, step = choice.candidates(CELLS["lstm"], shape, chip)
     assert block.seconds is not None
+    assert grid.seconds is not None
     assert step.seconds is not None
-    assert block.seconds < step.seconds
+    assert block.seconds < grid.seconds < step.seconds
     assert choice._choose(CELLS["lstm"], shape, chip, None) == block
+    assert choice._choose(CELLS["lstm"], shape, chip, "grid") == grid
     assert choice._choose(CELLS["lstm"], shape, chip, "step") == step
 
 

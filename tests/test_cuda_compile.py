@@ -69,7 +69,7 @@ def test_every_variant_compiles_without_spills(
         print(f"\n{'chip':8} {'variant':40} {'kernel':17} registers shared   code", *rows, sep="\n")
 
 
-BLOCK = {"block_pack_forward", "block_pack_backward", "block_forward", "block_backward"}
+ON_CHIP = {"onchip_pack_forward", "onchip_pack_backward", "onchip_forward", "onchip_backward"}
 HARDEST = ("lstm", "gru_reset_before")  # cells of which everyday one layout a dtype is compiled
 
 
@@ -78,8 +78,8 @@ def limits(chip: str) -> Any:
     from fastrnn.cuda.chip import Chip
 
     capability = int("".join(filter(str.isdigit, chip)))
-    shared = {75: 64, 80: 163, 90: 227, 100: 227, 120: 99}[capability] << 10
-    return Chip(capability, 100, 1.5e9, shared, 65536)
+    shared, processors = {75: (64, 40), 80: (163, 108), 90: (227, 132), 100: (227, 148), 120: (99, 170)}[capability]
+    return Chip(capability, processors, 1.5e9, shared << 10, 65536)
 
 
 def layouts(cell: str, dtype: str, chip: str) -> list[Any]:
@@ -96,16 +96,30 @@ def layouts(cell: str, dtype: str, chip: str) -> list[Any]:
     return list(dict.fromkeys(found))
 
 
+SPREAD = (192, 256, 384, 512, 640, 768, 1024, 1280, 1536, 1792, 2048)
+
+
+def spread_layouts(cell: str, dtype: str, chip: str) -> list[Any]:
+    """Layouts of the grid plan that the model takes, with one row of the batch, with some and with many."""
+    from fastrnn.cuda.choice import _best_spread
+
+    found = list[Any]()
+    for batch, options in ((1, False), (16, False), (64, True), (256, False)):
+        of_sizes = [_best_spread(CELLS[cell], dtype, units, batch, options, limits(chip)) for units in SPREAD]
+        found += [one.variants for one in of_sizes if not isinstance(one, str)]
+    return list(dict.fromkeys(found))
+
+
 @pytest.mark.parametrize(
-    ("cell", "chip", "now"),
+    ("plan", "cell", "chip", "now"),
     [
-        pytest.param(cell, chip, now, marks=[] if now else [pytest.mark.nightly])
-        for cell in CELLS for chip in CHIPS for now in (True, False)
+        pytest.param(plan, cell, chip, now, marks=[] if now else [pytest.mark.nightly])
+        for plan in ("block", "grid") for cell in CELLS for chip in CHIPS for now in (True, False)
         if not now or (chip == "sm_90a" and cell in HARDEST)
     ],
 )  # fmt: skip
-def test_the_block_plan_compiles_without_spills_up_to_its_largest_size(
-    cell: str, chip: str, now: bool, capsys: pytest.CaptureFixture[str]
+def test_the_plans_on_the_chip_compile_without_spills_up_to_their_largest_size(
+    plan: str, cell: str, chip: str, now: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from fastrnn.cuda import source
     from fastrnn.cuda.fit import registers_of
@@ -113,35 +127,41 @@ def test_the_block_plan_compiles_without_spills_up_to_its_largest_size(
     if not nvrtc.knows(chip):
         pytest.skip(f"this NVRTC does not know {chip}")
     dtypes = ("float32", "bfloat16") if now else ("float32", "bfloat16", "float16")
-    served = [layouts(cell, dtype, chip) for dtype in dtypes]
+    served = [{"block": layouts, "grid": spread_layouts}[plan](cell, dtype, chip) for dtype in dtypes]
     assert (chip == "sm_75") is (served[1] == []), "16 bits need tensor cores that know them"
     assert served[0]
     tried = [one for of_dtype in served[:2] for one in (of_dtype[-1:] if now else of_dtype)]
     tried += [one for of_dtype in served[2:] for one in of_dtype[-1:]]  # float16's layouts are bfloat16's
 
     def first_without_spills(variants: Any) -> Any:
-        """As kernels.load_on_chip."""
+        """Of each kernel, as kernels.load_on_chip."""
+        found = dict[str, Any]()
         for variant in variants:
             usage = nvrtc.compile_for(chip, source.assemble_on_chip(variant), source.OPTIONS)
-            if not any(used.spills or used.stack for used in usage.values()):
-                return variant, usage
-        raise AssertionError(f"{variants[0]} for {chip}: spills in all of {len(variants)} variants")
+            assert set(usage) == ON_CHIP
+            for name, used in usage.items():
+                if name not in found and not (used.spills or used.stack):
+                    found[name] = variant, used
+            if len(found) == len(usage):
+                return found
+        return f"{variants[0]} for {chip}: {ON_CHIP - set(found)} spill in all of {len(variants)} variants"
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         compiled = list(pool.map(first_without_spills, tried))
+    assert not [one for one in compiled if isinstance(one, str)]
     rows = []
-    for variants, (variant, usage) in zip(tried, compiled, strict=True):
-        assert set(usage) == BLOCK
-        most = registers_of(variant.threads, limits(chip))  # with more, the launch would fail
-        assert all(0 < used.registers <= most for used in usage.values())
-        assert all(used.shared == 0 for used in usage.values()), "what a kernel needs is given by the launch"
-        needed = max(variant.forward_bytes, variant.backward_bytes)
+    for variants, found in zip(tried, compiled, strict=True):
+        most = registers_of(variants[0].threads, limits(chip))  # with more, the launch would fail
+        assert all(0 < used.registers <= most for _, used in found.values())
+        assert all(used.shared == 0 for _, used in found.values()), "what a kernel needs is given by the launch"
+        (forward, of_forward), (backward, of_backward) = found["onchip_forward"], found["onchip_backward"]
+        needed = max(forward.forward_bytes, backward.backward_bytes)
         assert needed <= limits(chip).shared
-        registers = " ".join(f"{usage[name].registers:4}" for name in ("block_forward", "block_backward"))
-        place = f"{variants.index(variant) + 1} of {len(variants)}"
-        rows.append(f"{chip:8} {variant!s:48} {variant.threads:7} {registers:9} {needed >> 10:4}  {place}")
+        registers = f"{of_forward.registers:4} {of_backward.registers:4}"
+        place = f"{variants.index(forward) + 1} and {variants.index(backward) + 1} of {len(variants)}"
+        rows.append(f"{chip:8} {variants[0]!s:48} {forward.threads:7} {registers:9} {needed >> 10:4}  {place}")
     with capsys.disabled():
-        print(f"\n{'chip':8} {'layout':48} threads registers  KiB  variant", *rows, sep="\n")
+        print(f"\n{'chip':8} {'layout':48} threads registers  KiB  variants", *rows, sep="\n")
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])

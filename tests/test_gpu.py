@@ -74,13 +74,13 @@ def evaluate_on_device(case: Case, problem: Problem, layer: Any) -> dict[str, np
     return {name: value.get() for name, value in evaluate(layer, case, on_device(problem)).items()}
 
 
-@pytest.mark.parametrize("plan", ["step", "block"])
+@pytest.mark.parametrize("plan", ["step", "block", "grid"])
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_agrees_with_the_reference(case: Case, plan: str) -> None:
     from fastrnn.cuda import choice
 
     problem, layer = draw(case), make_layer(case, device="cuda:0")
-    if plan == "block" and "plan block: not for this layer" in fastrnn.plan(layer, case.T, case.B).explain():
+    if f"plan {plan}: not for this layer" in fastrnn.plan(layer, case.T, case.B).explain():
         pytest.skip("the plan declines this layer")
     want = expected(case, problem)
     with choice.forced(plan):
@@ -91,7 +91,7 @@ def test_agrees_with_the_reference(case: Case, plan: str) -> None:
                 assert_same_bits(name, value, first[name])
 
 
-@pytest.mark.parametrize("plan", ["step", "block"])
+@pytest.mark.parametrize("plan", ["step", "block", "grid"])
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_small_cases(cell: str, dtype: str, plan: str) -> None:

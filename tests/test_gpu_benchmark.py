@@ -547,7 +547,7 @@ def test_a_row_of_the_block_plan_is_timed_step_by_step_too(on_the_host: dict[str
     assert set(result["errors"]) == {"fastrnn", "fastrnn by step", "cudnn"}
     by_block, by_step = (on_the_host[f"{name} infer"][0]._host for name in ("fastrnn", "fastrnn by step"))
     np.testing.assert_allclose(by_block, by_step, rtol=0, atol=1e-6)
-    assert {"block_forward", "step_forward"} <= set(cupy_standin.launches)
+    assert {"onchip_forward", "step_forward"} <= set(cupy_standin.launches)
     line = next(iter(summary._planned({**result, "plans": {"infer": {"plan": "block", "model_ms": 0.25}}})))
     assert line == "infer block 1.000 ms (25% by the model), step 1.000 ms"
 

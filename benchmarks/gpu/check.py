@@ -29,7 +29,8 @@ def run(record: Record) -> None:
     for dtype, mark in DTYPES.items():
         record.run(f"tests {dtype}", lambda mark=mark: tests(f"{mark}-"))
     record.run("tests other", lambda: tests(" and ".join(f"not {mark}-" for mark in DTYPES.values())))
-    for tool in tools("\n".join([*map(source.assemble, source.variants()), source.expand("block.cuh")])):
+    on_chip = map(source.expand, ("grid.cuh", "onchip.cuh"))
+    for tool in tools("\n".join([*map(source.assemble, source.variants()), *on_chip])):
         record.run(tool, lambda tool=tool: sanitizer(tool))
 
 

@@ -34,6 +34,7 @@ enum Barrier { warp, block, cluster, grid };
 void wait(Barrier barrier);  // until every living thread of the warp, block or grid is here
 void arrive_at_cluster();    // the two halves of the cluster's barrier: what stands between them it does not order
 void wait_for_cluster();
+void require(bool holds, const char* message);  // fails with this message where it does not
 unsigned cluster_rank();     // the block's number in its cluster
 void* shared_memory();       // the block's, NaN bytes at first
 void* shared_memory_of(unsigned rank, const void* own);  // where another block of the cluster has what is here `own`

@@ -228,7 +228,7 @@ void check(Granule& granule, const Access& now, bool write) {
     race(granule.writer, "wrote", write ? "writes" : "reads");
   if (write) {
     for (const Access& reader : granule.readers)
-      if (!ordered(reader, now)) race(reader, "read", "writes");
+      if (!ordered(reader, now) && !(reader.atomic && now.atomic)) race(reader, "read", "writes");
     granule.writer = now;
     return;
   }
@@ -285,6 +285,10 @@ void wait_for_cluster() {
   if (at.arrivals == at.waits) fail("cluster barrier: " + where(*current) + " waits and has not arrived");
   suspend(meeting(cluster), at.generation);
   ++at.waits;
+}
+
+void require(bool holds, const char* message) {
+  if (!holds) fail(message + (", " + where(*current)));
 }
 
 unsigned cluster_rank() {

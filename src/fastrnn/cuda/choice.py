@@ -3,12 +3,14 @@
 A pass of T steps takes, without what is the same for all plans (products before and after the loop),
 
     block   T * max(rounds * (barriers * BARRIER + LATENCY + together * (own * GATES + max(products, shared))), bytes)
+    grid    T * max(rounds * (barriers * GROUP_BARRIER + LATENCY + own * GATES + max(products, shared) + seen), bytes)
     step    T * (launches * LAUNCH + max(products, bytes))
 
 with rounds: how often all processors are filled with blocks, `together` of them on each; own: pairs of a unit and a
 row that a thread has; products: the multiply-adds of a step, of a block at the rate of its processor, of the whole
-batch at GEMM_SHARE of the chip's; shared: bytes of weights and states that a block reads from shared memory; bytes:
-of a step from and to main memory. Backward has as many multiply-adds, and its gates count twice.
+batch at GEMM_SHARE of the chip's; shared: bytes of weights and states that a block reads from shared memory; seen:
+those that it reads of what other blocks write; bytes: of a step from and to main memory. Backward has as many
+multiply-adds, and its gates count twice. Of the ways to lay a layer on a grid the one that takes least is meant.
 
 The constants come from the design and the literature. None was measured by this package; `explain` says so.
 """
@@ -24,20 +26,22 @@ import cupy
 
 from fastrnn.cells import Cell
 from fastrnn.cuda.chip import Chip, chip
-from fastrnn.cuda.fit import fit
+from fastrnn.cuda.fit import Fit, fit, spread
 from fastrnn.cuda.source import OnChip
 from fastrnn.recurrence import Shape
 
 # Seconds. Not yet measured.
 BARRIER = 30e-9  # of the threads of a block
+GROUP_BARRIER = 600e-9  # of the blocks that share units
 LATENCY = 80e-9  # of a step: the first loads, the last activation
 GATES = 40e-9  # a pair of a unit and a row
 LAUNCH = 2.2e-6  # a kernel of a replayed graph, from begin to end
 # Per processor and clock. Not yet measured.
 SHARED_BYTES = 128
+L2_BYTES = 24
 MEMORY_BYTES = 15
 GEMM_SHARE = 0.5
-OFFSETS = 1 << 31  # the kernels of `block` count steps, and elements within one, in 32 bits
+OFFSETS = 1 << 31  # the kernels on the chip count steps, and elements within one, in 32 bits
 
 
 class Candidate(NamedTuple):
@@ -46,7 +50,7 @@ class Candidate(NamedTuple):
     plan: str
     seconds: float | None  # of all passes; None where it does not serve the layer
     reason: str  # why it does not, or how it lies on the chip
-    variants: tuple[OnChip, ...] = ()  # of `block`, in the order in which they are tried
+    variants: tuple[OnChip, ...] = ()  # of a plan on the chip, in the order in which they are tried
 
 
 _forced: str | None = None
@@ -94,37 +98,88 @@ def _choose(cell: Cell, shape: Shape, chip: Chip, plan: str | None) -> Candidate
 
 def candidates(cell: Cell, shape: Shape, chip: Chip) -> list[Candidate]:
     """All plans, with what each would take or why it does not serve the layer."""
-    return [_block(cell, shape, chip), _step(cell, shape, chip)]
+    return [_block(cell, shape, chip), _grid(cell, shape, chip), _step(cell, shape, chip)]
 
 
-def _block(cell: Cell, shape: Shape, chip: Chip) -> Candidate:
+def _declined(cell: Cell, shape: Shape) -> str:
+    """What of a layer the kernels on the chip do not know; empty if nothing."""
     of_step = shape.batch * shape.hidden * max(len(cell.gates), cell.saved, cell.unit_parameters)
     declined = {
         "a diagonal U": shape.diagonal, "layer_norm": shape.layer_norm, "dense peepholes": shape.dense,
         "a projection": shape.projected, "2^31 steps, or elements in a step": max(shape.steps, of_step) >= OFFSETS,
     }  # fmt: skip
-    if any(declined.values()):
-        return Candidate("block", None, " and ".join(what for what, given in declined.items() if given))
+    return " and ".join(what for what, given in declined.items() if given)
+
+
+def _block(cell: Cell, shape: Shape, chip: Chip) -> Candidate:
+    if reason := _declined(cell, shape):
+        return Candidate("block", None, reason)
     found = fit(cell, shape.dtype, shape.hidden, shape.batch, shape.zoneout or shape.recurrent_dropout, chip)
     if isinstance(found, str):
         return Candidate("block", None, found)
-    layout, blocks = found.layout, -(-shape.batch // found.layout.rows)
+    blocks = -(-shape.batch // found.layout.rows)
     together = min(found.resident, -(-blocks // chip.processors))
     rounds = -(-blocks // (chip.processors * found.resident))
     seconds = 0.0
     for backward in (False, True)[: 1 + shape.train]:
-        terms = [product.gates * product.terms for product in found.products[backward]]
-        rate = chip.warp_tensor if layout.tensor else chip.float32
-        products = layout.rows * layout.units * sum(terms) / rate
-        shared = (found.shared_weights[backward] + sum(p.read for p in found.products[backward])) / SHARED_BYTES
-        fixed = len(terms) * BARRIER + LATENCY
-        each = (1 + backward) * layout.own * GATES + max(products, shared) / chip.clock
+        fixed = len(found.products[backward]) * BARRIER + LATENCY
+        each = _of_block(found, chip, backward)
         seconds += shape.steps * max(rounds * (fixed + together * each), _memory(cell, shape, chip, backward))
-    in_registers = 1 - found.shared_weights[0] / found.all_weights
     return Candidate(
-        "block", seconds, f"{blocks} blocks of {layout.threads} threads, {layout.rows} rows each, "
-        f"{100 * in_registers:.0f}% of the weights in registers", found.variants,
+        "block", seconds, f"{blocks} blocks of {found.layout.threads} threads, {found.layout.rows} rows each, "
+        f"{_in_registers(found)}", found.variants,
     )  # fmt: skip
+
+
+def _grid(cell: Cell, shape: Shape, chip: Chip) -> Candidate:
+    if reason := _declined(cell, shape):
+        return Candidate("grid", None, reason)
+    options = bool(shape.zoneout or shape.recurrent_dropout)
+    found = _best_spread(cell, shape.dtype, shape.hidden, shape.batch, options, chip)
+    if isinstance(found, str):
+        return Candidate("grid", None, found)
+    layout, groups = found.layout, -(-shape.batch // found.layout.rows)
+    seconds = 0.0
+    for backward in (False, True)[: 1 + shape.train]:
+        step = _spread_step(found, shape.batch, chip, backward)
+        seconds += shape.steps * max(step, _memory(cell, shape, chip, backward))
+    launches = -(-groups // (chip.processors // layout.blocks))
+    return Candidate(
+        "grid", seconds, f"{groups} group(s) of {layout.blocks} blocks of {layout.threads} threads, {layout.rows} rows "
+        f"and {layout.units} units each, {launches} launch(es), {_in_registers(found)}", found.variants,
+    )  # fmt: skip
+
+
+@lru_cache(1024)  # the same for every T
+def _best_spread(cell: Cell, dtype: str, hidden: int, batch: int, options: bool, chip: Chip) -> Fit | str:
+    """The way to lay a layer on a grid that takes least in training."""
+    found = spread(cell, dtype, hidden, batch, options, chip)
+    if isinstance(found, str):
+        return found
+    return min(found, key=lambda one: sum(_spread_step(one, batch, chip, backward) for backward in (False, True)))
+
+
+def _spread_step(found: Fit, batch: int, chip: Chip, backward: bool) -> float:
+    """Seconds of a step on a grid, of all launches."""
+    layout, products = found.layout, found.products[backward]
+    seen = sum(product.seen for product in products) / L2_BYTES / chip.clock
+    groups = -(-batch // layout.rows)
+    launches = -(-groups // (chip.processors // layout.blocks))
+    return launches * (len(products) * GROUP_BARRIER + LATENCY + _of_block(found, chip, backward) + seen)
+
+
+def _of_block(found: Fit, chip: Chip, backward: bool) -> float:
+    """Seconds that a block computes in a step."""
+    layout, products = found.layout, found.products[backward]
+    rate = chip.warp_tensor if layout.tensor else chip.float32
+    multiplied = layout.rows * layout.units * sum(product.gates * product.terms for product in products) / rate
+    weights = found.shared_weights[backward] * (layout.rows // layout.together)
+    shared = (weights + sum(product.read for product in products)) / SHARED_BYTES
+    return (1 + backward) * layout.own * GATES + max(multiplied, shared) / chip.clock
+
+
+def _in_registers(found: Fit) -> str:
+    return f"{100 * (1 - found.shared_weights[0] / found.all_weights):.0f}% of the weights in registers"
 
 
 def _step(cell: Cell, shape: Shape, chip: Chip) -> Candidate:

@@ -38,7 +38,7 @@ def describe(cell: Cell, shape: Shape) -> Loop:
 
 
 def _on_chip(cell: Cell, shape: Shape, taken: choice.Candidate, plans: list[str]) -> Loop:
-    """The stages of the plan `block`."""
+    """The stages of a plan on the chip."""
     product = "the tensor cores" if shape.itemsize == 2 else "fused multiply-adds"
     stages = [
         "input product of all steps by cuBLAS",
@@ -46,8 +46,11 @@ def _on_chip(cell: Cell, shape: Shape, taken: choice.Candidate, plans: list[str]
     ]
     if shape.train:
         stages.append("backward: the same turned round, then dW, dU and dx by cuBLAS over all steps")
-    why = "the block plan: the recurrent weights stay on the chip, and no step waits for another block"
-    return Loop(f"block.cuh for `{cell.name}`", True, 1, why, (*stages, *plans))
+    why = {
+        "block": "the block plan: the recurrent weights stay on the chip, and no step waits for another block",
+        "grid": "the grid plan: the recurrent weights stay on the chip, shared out to blocks that wait for each other",
+    }[taken.plan]
+    return Loop(f"onchip.cuh for `{cell.name}`", True, 1, why, (*stages, *plans))
 
 
 def _graphs(cell: Cell, shape: Shape) -> str:

@@ -1,10 +1,11 @@
-"""How the weights of a layer lie on a chip for the plan `block`: registers first, shared memory second.
+"""How the weights of a layer lie on a chip for the plans `block` and `grid`: registers first, shared memory second.
 
-csrc/block.cuh, fma.cuh and mma.cuh count the same bytes at compile time and refuse to compile where they differ.
+csrc/onchip.cuh, the products and who takes part count the same at compile time and refuse to compile where they differ.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -16,29 +17,52 @@ MOST_REGISTERS = 255  # of a thread
 SPARE = (0, 8, 16, 24, 32, 48, -8, -16)  # registers of a thread that further tries leave to the compiler besides
 FMA_THREADS, MMA_WARPS = 320, 16  # most of a block. Not yet measured.
 MMA_ROWS, FMA_ROWS = 8, (1, 2, 4, 8)  # of a block
+TOGETHER = 8  # rows that a product takes at a time
 PARTITIONS = 4  # of a processor, on all chips
 RESERVED = 1 << 10  # bytes of shared memory that a processor has besides for each block, of which a block gets none
 VECTOR, QUAD, PAIR = 16, 4, 32  # bytes of a vector; terms of a quad and of a fragment, see fma.cuh, mma.cuh
+# Of `grid`. Not yet measured.
+SPLIT_UNITS, SPLIT_WARPS = (16, 32, 48, 64), range(4, 13)  # of a block, with tensor cores
+SHARED_UNITS, SHARED_SLICES, SHARED_THREADS = (4, 8, 12, 16, 24, 32), (8, 16, 32), (128, 384)  # without
+GROUP_ROWS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128)
 
 
 class Layout(NamedTuple):
     """A block: how its threads share the units and rows."""
 
+    plan: str
     tensor: bool
     units: int
     rows: int
     slices: int  # threads that share a unit's terms, without tensor cores
     groups: int  # of 16 units that a warp has, with
     threads: int
+    all_units: int  # that a product sees
+    blocks: int  # that share the units
+
+    @property
+    def split(self) -> bool:
+        """Whether warps share the terms: split.cuh."""
+        return self.tensor and self.plan == "grid"
+
+    @property
+    def together(self) -> int:
+        """Rows that a product takes at a time."""
+        return min(self.rows, TOGETHER)
 
     @property
     def own(self) -> int:
         """Pairs of a unit and a row that a thread has."""
-        return 4 * self.groups if self.tensor else max(1, self.rows // self.slices)
+        if self.split:
+            return -(-self.units * self.rows // self.threads)
+        if self.tensor:
+            return 4 * self.groups
+        times, sharers = self.rows // self.together, max(1, self.slices // self.together)
+        return max(1, self.together // self.slices) * -(-times // sharers)
 
 
 class Product(NamedTuple):
-    """A product of block.cuh: `gates` results a unit, each a sum of `terms`."""
+    """A product of onchip.cuh: `gates` results a unit, each a sum of `terms`."""
 
     layout: Layout
     gates: int
@@ -48,7 +72,8 @@ class Product(NamedTuple):
     def parts(self) -> int:
         """Of the weights of a thread: quads of all gates, or fragments."""
         if self.layout.tensor:
-            return -(-self.terms // PAIR) * self.layout.groups * self.gates
+            warps = self.layout.threads // 32 if self.layout.split else 1
+            return -(-self.terms // PAIR) // warps * self.layout.groups * self.gates
         return self.terms // self.layout.slices // QUAD
 
     @property
@@ -60,13 +85,15 @@ class Product(NamedTuple):
     def sums(self) -> int:
         """Registers of the sums."""
         if not self.layout.tensor:
-            return self.gates * self.layout.rows
+            return self.gates * self.layout.together
         together = self.layout.groups * self.gates
         return 4 * together * (1 if together >= 4 else 2 if together >= 2 else 4)
 
     @property
     def seen(self) -> int:
         """Bytes of what it reads besides weights."""
+        if self.layout.split:
+            return self.layout.rows * self.terms * 2
         if self.layout.tensor:
             padded = -(-self.terms // PAIR) * PAIR
             shifted = (self.layout.rows // 2 - 1) * VECTOR  # so that rows written at once are in different banks
@@ -75,9 +102,25 @@ class Product(NamedTuple):
         return self.layout.rows * self.layout.slices * (each if each % 8 else each + QUAD) * 4
 
     @property
+    def scratch(self) -> int:
+        """Bytes of shared memory for the warps' sums."""
+        if not self.layout.split:
+            return 0
+        return self.layout.threads // 32 * self.gates * self.layout.rows * (self.layout.units + 4) * 4
+
+    @property
     def read(self) -> int:
-        """Bytes that all warps together read of it; what several lanes read at once counts once."""
-        return self.seen * (self.layout.threads // 32)
+        """Bytes of shared memory that all warps together read, and write, besides weights.
+
+        What several lanes read at once counts once.
+        """
+        return 2 * self.scratch if self.layout.split else self.seen * (self.layout.threads // 32)
+
+    def staged(self, places: int) -> int:
+        """Bytes of shared memory for what it reads, in this many places in turn."""
+        if self.layout.plan == "grid":
+            places = 0 if self.layout.tensor else 1
+        return places * self.seen
 
     def outside(self, kept: int) -> int:
         """Bytes of the weights in shared memory if this many parts are in registers."""
@@ -88,8 +131,8 @@ class Fit(NamedTuple):
     """How a layer lies on a chip; pairs are for the forward and the backward pass.
 
     What the compiler does with registers is not to be foreseen to the last: it may spill with fewer weights in them
-    where it did not with more. So there are several variants, and who compiles them takes the first that spills nothing
-    (kernels.load_on_chip); tests/test_cuda_compile.py compiles every third size.
+    where it did not with more. So there are several variants, and who compiles them takes for each pass the first that
+    spills nothing (kernels.load_on_chip); tests/test_cuda_compile.py compiles every third size.
     """
 
     variants: tuple[OnChip, ...]
@@ -106,23 +149,77 @@ class Fit(NamedTuple):
 
 @lru_cache(1024)  # it is asked again for every other T
 def fit(cell: Cell, dtype: str, hidden: int, batch: int, options: bool, chip: Chip) -> Fit | str:
-    """Return how a layer lies on a chip; a reason where it does not."""
+    """Return how a layer lies on one block of a chip; a reason where it does not."""
     layout = _layout(dtype, hidden, batch, chip)
     if isinstance(layout, str):
         return layout
+    found = _fit(cell, dtype, layout, options, chip)
+    return found if isinstance(found, Fit) else _lacking("a block with all weights", found, chip)
+
+
+def spread(cell: Cell, dtype: str, hidden: int, batch: int, options: bool, chip: Chip) -> list[Fit] | str:
+    """Return how a layer may lie on blocks that share its units; a reason where it does not."""
+    if reason := _unserved(dtype, chip):
+        return reason
+    fits, least = list[Fit](), None
+    for units, slices, threads, all_units in _slices(dtype, hidden):
+        blocks = -(-hidden // units)
+        if blocks > chip.processors:
+            continue
+        tensor, needed = slices == 0, -(-batch // (chip.processors // blocks))  # rows, for one launch to do
+        served = [rows for rows in GROUP_ROWS if rows >= TOGETHER or not tensor]
+        enough = next((k for k, rows in enumerate(served) if rows >= needed), len(served) - 1)
+        for rows in served[enough::-1]:  # with fewer there are more launches
+            layout = Layout("grid", tensor, units, rows, slices, units // 16, threads, all_units, blocks)
+            found = _fit(cell, dtype, layout, options, chip)
+            if isinstance(found, Fit):
+                fits.append(found)
+                break
+            least = found if least is None else min(least, found)
+    if fits:
+        return fits
+    if least is None:
+        return f"{hidden} units are more than {chip.processors} processors share"
+    return _lacking("a slice of its weights", least, chip)
+
+
+def _lacking(what: str, needed: int, chip: Chip) -> str:
+    return f"{what} needs {needed >> 10} KiB of shared memory besides all registers, of {chip.shared >> 10}"
+
+
+def _slices(dtype: str, hidden: int) -> Iterator[tuple[int, int, int, int]]:
+    """Ways to share units: units of a block, slices of the terms (0 with tensor cores), threads, terms."""
+    if item_bytes(dtype) == 2:
+        for units in SPLIT_UNITS:
+            for warps in SPLIT_WARPS:
+                yield units, 0, 32 * warps, -(-hidden // (PAIR * warps)) * PAIR * warps
+        return
+    for units in SHARED_UNITS:
+        for slices in SHARED_SLICES:
+            if SHARED_THREADS[0] <= units * slices <= SHARED_THREADS[1]:
+                yield units, slices, -(-units * slices // 32) * 32, -(-hidden // (QUAD * slices)) * QUAD * slices
+
+
+def _fit(cell: Cell, dtype: str, layout: Layout, options: bool, chip: Chip) -> Fit | int:
+    """How a layer lies on blocks of this layout; or the bytes of shared memory that it lacks."""
     most, inner = registers_of(layout.threads, chip), len(cell.gates) - (cell.gated is not None)
     products = tuple(
-        [Product(layout, *first)] + [Product(layout, 1, layout.units)] * (cell.gated is not None)
-        for first in ((inner, layout.units), (1, inner * layout.units))
+        [Product(layout, *first)] + [Product(layout, 1, layout.all_units)] * (cell.gated is not None)
+        for first in ((inner, layout.all_units), (1, inner * layout.all_units))
     )
     tries = [_placed(cell, layout, products, most - spare) for spare in SPARE]
     serving = [one for one in tries if max(one.shared) <= chip.shared]
     if max(tries[1].shared) > chip.shared:  # too few variants to choose from: at these sizes the last ones mostly spill
-        needed = max(tries[1].shared) >> 10
-        return f"its weights need {needed} KiB of shared memory besides all registers, of {chip.shared >> 10}"
+        return max(tries[1].shared)
     vectors = [sum(product.outside(0) for product in of) // layout.threads // VECTOR for of in products]
-    told = cell.name, dtype, layout.units, layout.rows, layout.slices, layout.threads, options
-    variants = dict.fromkeys(OnChip(*told, *one.kept, *one.shared, *vectors) for one in serving)
+    shown = [0, 0]
+    if layout.plan == "grid":
+        shown = [(of[0].seen + sum(product.seen for product in of)) // item_bytes(dtype) for of in products]
+    told = (
+        layout.plan, cell.name, dtype, layout.units, layout.all_units, layout.blocks, layout.rows, layout.slices,
+        layout.threads, options,
+    )  # fmt: skip
+    variants = dict.fromkeys(OnChip(*told, *one.kept, *one.shared, *vectors, *shown) for one in serving)
     shared = (chip.shared + RESERVED) // (max(serving[0].shared) + RESERVED)
     resident = max(1, min(shared, chip.registers // (layout.threads * most)))
     return Fit(tuple(variants), layout, products, serving[0].weights, resident)  # type: ignore[arg-type]
@@ -145,27 +242,35 @@ def _placed(cell: Cell, layout: Layout, products: tuple[list[Product], ...], reg
             in_registers.append(max(0, min(product.parts, left // product.registers)))
             left -= in_registers[-1] * product.registers
         weights.append(sum(map(Product.outside, of_pass, in_registers)))
-        shared.append(vectors + of_pass[0].seen + sum(product.seen for product in of_pass) + weights[-1])
+        staged = of_pass[0].staged(2) + sum(product.staged(1) for product in of_pass[1:])
+        shared.append(vectors + staged + weights[-1] + max(product.scratch for product in of_pass))
         kept += [*in_registers, 0][:2]
     return Placed(tuple(kept), tuple(shared), tuple(weights))
+
+
+def _unserved(dtype: str, chip: Chip) -> str:
+    """Why there is no product of this dtype; empty if there is."""
+    if dtype == "float64":
+        return "it computes in float32"
+    if item_bytes(dtype) == 2 and chip.capability < FIRST_BFLOAT16:
+        return "its products of 16 bits need compute capability 8.0"
+    return ""
 
 
 def _layout(dtype: str, hidden: int, batch: int, chip: Chip) -> Layout | str:
     groups = 1 if hidden <= 16 * MMA_WARPS else 2
     units = -(-hidden // (16 * groups)) * 16 * groups
-    if dtype == "float64":
-        return "it computes in float32"
+    if reason := _unserved(dtype, chip):
+        return reason
     if item_bytes(dtype) == 2:
-        if chip.capability < FIRST_BFLOAT16:
-            return "its products of 16 bits need compute capability 8.0"
         if units > 16 * groups * MMA_WARPS:
             return f"{hidden} units are more than {32 * MMA_WARPS}"
-        return Layout(True, units, MMA_ROWS, 1, groups, 2 * units // groups)
+        return Layout("block", True, units, MMA_ROWS, 1, groups, 2 * units // groups, units, 1)
     slices = next((n for n in (8, 4, 2, 1) if units * n <= FMA_THREADS and units % (QUAD * n) == 0), 0)
     if not slices:
         return f"{hidden} units are more than {FMA_THREADS} threads"
     rows = next((n for n in FMA_ROWS if -(-batch // n) <= chip.processors), FMA_ROWS[-1])
-    return Layout(False, units, rows, slices, 0, -(-units * slices // 32) * 32)
+    return Layout("block", False, units, rows, slices, 0, -(-units * slices // 32) * 32, units, 1)
 
 
 def registers_of(threads: int, chip: Chip) -> int:
@@ -182,6 +287,8 @@ def needs(cell: Cell, layout: Layout, sums: int, backward: bool) -> int:
     """
     if not layout.tensor:
         return sums + (96 + 8 * layout.own if backward else 58 + 14 * layout.own)
+    if layout.split:
+        return sums + (72 + 16 * layout.own if backward else 60 + 12 * layout.own)
     known = cell.cuda is not None and cell.cuda[0].endswith(".cuh")  # a user's cell is taken for the hardest
     plain = known and not (cell.separate or cell.gated or cell.unit_parameters)
     return sums + (46 + 16 * layout.own if backward else 40 + 8 * layout.own if plain else 48 + 16 * layout.own)

@@ -59,7 +59,7 @@ class Saved:
 
     states: States
     place: Place | None  # whose memory the states are, in a pass that was replayed
-    on_chip: tuple[OnChip, ...] = ()  # the layout of the plan `block`, in a pass that it ran
+    on_chip: tuple[OnChip, ...] = ()  # the layout of the plan on the chip that ran it
 
 
 class Scratch(NamedTuple):

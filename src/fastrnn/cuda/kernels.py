@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import cupy
 import numpy as np
@@ -15,6 +15,7 @@ import numpy as np
 from fastrnn.arrays import Array
 from fastrnn.cells import Cell
 from fastrnn.cuda import source
+from fastrnn.cuda.chip import chip
 from fastrnn.cuda.source import OnChip, Variant
 
 THREADS = 128  # of a block: few enough that B = 1, H = 1024 still spreads over 8 blocks. Not yet measured.
@@ -22,6 +23,7 @@ ROW_THREADS = source.STEP_THREADS  # of a block that sums over a row. Not yet me
 GRID_ROWS = 65535  # the limit of a grid's second dimension; kernels stride over the rest
 WIDE_ELEMENTS = 1 << 18  # from this many on, whole vectors: 2048 threads on each of 132 processors. Not yet measured.
 SUMS_BYTES = 2 * ROW_THREADS // 32 * 8  # shared memory for two sums of each warp, in float64 if need be
+FLAG_WORDS = 64  # of a group of blocks: csrc/grid.cuh, two flags and LINE words for each
 WHOLE_ROWS = {  # kernels that sum over rows in a normalised variant, a block a row
     "step_forward", "step_backward", "gate_forward", "gate_backward", "input_moments", "gains_backward"
 }  # fmt: skip
@@ -80,67 +82,105 @@ def _aligned(array: Array) -> bool:
 
 @cache
 def _load(variant: Variant, device: int) -> Kernels:
-    chip = int(cupy.cuda.Device(device).compute_capability)
-    if variant.dtype == "bfloat16" and chip < source.FIRST_BFLOAT16:
+    capability = int(cupy.cuda.Device(device).compute_capability)
+    if variant.dtype == "bfloat16" and capability < source.FIRST_BFLOAT16:
         raise TypeError(f"dtype: bfloat16 needs a GPU of compute capability 8.0, device {device} has less")
-    ahead = source.compiled(variant, chip)
+    ahead = source.compiled(variant, capability)
     if ahead is not None:
         return Kernels(cupy.RawModule(path=str(ahead)), variant.width, variant.normalised)
     module = cupy.RawModule(code=source.assemble(variant), options=source.OPTIONS)
     return Kernels(module, variant.width, variant.normalised)
 
 
-class OnChipKernels:
-    """The kernels of one layout of the plan `block` on the current device."""
+class Pass(NamedTuple):
+    """A kernel on the chip, of one direction through time."""
 
-    def __init__(self, module: Any, variant: OnChip) -> None:
-        self._variant = variant
-        self._functions = {}
-        for name, needed in (("block_forward", variant.forward_bytes), ("block_backward", variant.backward_bytes)):
-            function = module.get_function(name)
-            function.max_dynamic_shared_size_bytes = needed
-            self._functions[name] = function, needed
-        self._packing = {name: module.get_function(name) for name in ("block_pack_forward", "block_pack_backward")}
+    function: Any
+    shared_bytes: int
+    shown: int  # elements that the blocks of a group exchange
 
     @property
     def spills(self) -> bool:
         """Whether the compiler keeps registers in memory."""
-        return any(function.local_size_bytes for function, _ in self._functions.values())
+        return bool(self.function.local_size_bytes)
 
-    def launch(self, name: str, rows: int, *args: Any) -> None:
-        """Run a kernel on all rows; None is a null pointer, an int is 64 bits wide."""
-        function, needed = self._functions[name]
-        grid = (-(-rows // self._variant.rows),)
-        function(grid, (self._variant.threads,), tuple(map(_argument, args)), shared_mem=needed)
+
+def passes(module: Any, variant: OnChip) -> dict[str, Pass]:
+    """Return both kernels of a variant by name, ready to be launched."""
+    found = {
+        "onchip_forward": Pass(module.get_function("onchip_forward"), variant.forward_bytes, variant.forward_shown),
+        "onchip_backward": Pass(module.get_function("onchip_backward"), variant.backward_bytes, variant.backward_shown),
+    }
+    for one in found.values():
+        one.function.max_dynamic_shared_size_bytes = one.shared_bytes
+    return found
+
+
+class OnChipKernels:
+    """The kernels of one layout of a plan on the chip on the current device; both passes may be of two variants of it.
+
+    Variants of a layout pack the weights alike, `variant` is any of them.
+    """
+
+    def __init__(self, module: Any, variant: OnChip, passes: dict[str, Pass]) -> None:
+        self.passes, self._variant = passes, variant
+        self._packing = {name: module.get_function(name) for name in ("onchip_pack_forward", "onchip_pack_backward")}
+
+    def launch(self, name: str, rows: int, dtype: str, *args: Any) -> None:
+        """Run a kernel on all rows; None is a null pointer, an int is 64 bits wide.
+
+        Blocks that share units wait for each other, so no more of them are launched than run at once.
+        """
+        function, shared_bytes, shown = self.passes[name]
+        variant, groups = self._variant, -(-rows // self._variant.rows)
+        block, given = (variant.threads,), tuple(map(_argument, args))
+        if variant.plan == "block":
+            nothing = tuple(map(_argument, (None, None, 0)))
+            function((groups,), block, (*given, *nothing), shared_mem=shared_bytes)
+            return
+        exchange, flags = cupy.zeros((groups, shown), dtype), cupy.zeros((groups, FLAG_WORDS), np.uint32)
+        at_once = chip(cupy.cuda.Device().id).processors // variant.blocks
+        for first in range(0, groups, at_once):
+            grid = (variant.blocks, min(at_once, groups - first))
+            function(grid, block, (*given, exchange, flags, np.int64(first)), shared_mem=shared_bytes)
 
     def packed(self, name: str, weights: Array) -> Array:
         """Run the kernel that brings the recurrent weights into the order in which the threads load them."""
         variant = self._variant
-        vectors = variant.forward_vectors if name == "block_pack_forward" else variant.backward_vectors
-        out: Array = cupy.empty(vectors * variant.threads * source.VECTOR_BYTES // weights.itemsize, weights.dtype)
-        hidden = weights.shape[1]
-        self._packing[name]((vectors,), (variant.threads,), tuple(map(_argument, (weights, out, hidden))))
+        vectors = variant.forward_vectors if name == "onchip_pack_forward" else variant.backward_vectors
+        count = vectors * variant.blocks * variant.threads * source.VECTOR_BYTES // weights.itemsize
+        out: Array = cupy.empty(count, weights.dtype)
+        arguments = tuple(map(_argument, (weights, out, weights.shape[1])))
+        self._packing[name]((vectors, variant.blocks), (variant.threads,), arguments)
         return out
 
 
 @cache
 def load_on_chip(variants: tuple[OnChip, ...], device: int) -> OnChipKernels:
-    """Return the kernels of the first variant of one layout that spills no registers; else those of the first.
+    """Return the kernels of one layout: of each pass that of the first variant that spills no registers.
 
-    device: the current one. Warns where all spill: results are right, but slower than the plan's model has it.
+    device: the current one. Warns where one spills in all variants: results are right, but slower than the plan's model
+    has it.
     """
-    loaded = []
+    first = None
     for variant in variants:
-        kernels = OnChipKernels(cupy.RawModule(code=source.assemble_on_chip(variant), options=source.OPTIONS), variant)
-        if not kernels.spills:
-            return kernels
-        loaded.append(kernels)
+        code, together = source.assemble_on_chip(variant), variant.plan == "grid"
+        module = cupy.RawModule(code=code, options=source.OPTIONS, enable_cooperative_groups=together)
+        found = passes(module, variant)
+        if first is None:  # more blocks pack than run at once, so not by a module whose kernels all must
+            first = OnChipKernels(cupy.RawModule(code=code, options=source.OPTIONS), variant, found)
+        for name, one in found.items():
+            if first.passes[name].spills and not one.spills:
+                first.passes[name] = one
+        if not any(one.spills for one in first.passes.values()):
+            return first
+    assert first is not None, "a layout has variants"
     warnings.warn(
         f"{variants[0]}: this compiler keeps registers in memory in all of {len(variants)} variants; with "
         'fastrnn.cuda.choice.forced("step") the layer runs step by step',
         RuntimeWarning, stacklevel=2,
     )  # fmt: skip
-    return loaded[0]
+    return first
 
 
 @cache

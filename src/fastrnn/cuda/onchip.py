@@ -1,4 +1,4 @@
-"""The plan `block`: all steps in one launch each way, on the memory of the step plan; see csrc/block.cuh."""
+"""The plans on the chip: all steps in one launch each way, on the memory of the step plan; see csrc/onchip.cuh."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ def forward_loop(
         for slot in (states.slots(first, run.reverse)[0], states.slots(last, run.reverse)[1])
     )
     kept = (states.hs, states.cs, states.gates, states.s, states.seen) if save else (None,) * 5
-    k, weights = _packed(variants, "block_pack_forward", packed)
+    k, weights = _packed(variants, "onchip_pack_forward", packed)
     k.launch(
-        "block_forward", batch, into.ax, weights, packed.bias, packed.p, run.keep, *_zone(run), h_first, c_first,
-        run.lengths, run.clear, *kept, states.own_h, states.own_c, h_last, c_last, y, *_strides(y), int(run.reverse),
-        steps, batch, packed.hidden,
+        "onchip_forward", batch, packed.dtype, into.ax, weights, packed.bias, packed.p, run.keep, *_zone(run), h_first,
+        c_first, run.lengths, run.clear, *kept, states.own_h, states.own_c, h_last, c_last, y, *_strides(y),
+        int(run.reverse), steps, batch, packed.hidden,
     )  # fmt: skip
 
 
@@ -44,10 +44,10 @@ def backward_loop(variants: tuple[OnChip, ...], packed: Packed, run: Run, states
     if steps * batch == 0:
         memory.dh0[...] = memory.direct
         return
-    k, weights = _packed(variants, "block_pack_backward", packed)
+    k, weights = _packed(variants, "onchip_pack_backward", packed)
     k.launch(
-        "block_backward", batch, weights, packed.p, run.keep, *_zone(run), states.hs, states.cs, states.own_h,
-        states.own_c, run.lengths, run.clear, states.gates, memory.dy, *_strides(memory.dy), memory.dcells,
+        "onchip_backward", batch, packed.dtype, weights, packed.p, run.keep, *_zone(run), states.hs, states.cs,
+        states.own_h, states.own_c, run.lengths, run.clear, states.gates, memory.dy, *_strides(memory.dy), memory.dcells,
         *_strides(memory.dcells), memory.direct, memory.dc, None if d.dax is d.dah else d.dax, d.dah, d.dah_last,
         memory.dp, memory.dh0, int(run.reverse), steps, batch, packed.hidden,
     )  # fmt: skip

@@ -40,15 +40,19 @@ class Variant(NamedTuple):
 
 
 class OnChip(NamedTuple):
-    """One compiled module of the plan `block`: how a layer lies on a chip, see fastrnn.cuda.fit and csrc/block.cuh.
+    """One compiled module of a plan on the chip: how a layer lies there, see fastrnn.cuda.fit and csrc/onchip.cuh.
 
+    units: of a block; all_units: that a product sees; blocks: that share the units of a group's rows.
     forward to backward_last: how much of the weights of each pass and product is in registers, in its own unit.
-    vectors: of a thread's weights. bytes: of shared memory.
+    vectors: of a thread's weights. bytes: of shared memory. shown: elements that the blocks of a group exchange.
     """
 
+    plan: str
     cell: str
     dtype: str
     units: int
+    all_units: int
+    blocks: int
     rows: int
     slices: int
     threads: int
@@ -61,9 +65,12 @@ class OnChip(NamedTuple):
     backward_bytes: int
     forward_vectors: int
     backward_vectors: int
+    forward_shown: int
+    backward_shown: int
 
     def __str__(self) -> str:
-        return f"{self.cell}_{self.dtype}_block{self.units}x{self.rows}{'_options' * self.options}"
+        units = f"{self.units}of{self.all_units}" if self.plan == "grid" else str(self.units)
+        return f"{self.cell}_{self.dtype}_{self.plan}{units}x{self.rows}{'_options' * self.options}"
 
 
 def item_bytes(dtype: str) -> int:
@@ -153,17 +160,19 @@ def assemble(variant: Variant) -> str:
 
 @cache
 def assemble_on_chip(variant: OnChip) -> str:
-    """Return the source of the kernels of the plan `block` for one layout."""
+    """Return the source of the kernels of a plan on the chip for one layout."""
     seen: set[Path] = set()
-    tensor = item_bytes(variant.dtype) == 2
-    layout = ("units", "threads") if tensor else ("units", "threads", "rows", "slices")
-    told = (*layout, "forward", "forward_last", "backward", "backward_last", "forward_bytes", "backward_bytes")
+    product = "fma" if item_bytes(variant.dtype) == 4 else "split" if variant.plan == "grid" else "mma"
+    layout = {"fma": ("rows", "slices"), "split": ("rows",), "mma": ()}[product]  # mma.cuh has 8 rows
+    told = (
+        "units", "all_units", "threads", *layout, "forward", "forward_last", "backward", "backward_last",
+        "forward_bytes", "backward_bytes", "forward_shown", "backward_shown",
+    )  # fmt: skip
     parts = [
         *_cell(CELLS[variant.cell], variant.dtype, seen),
         *(f"constexpr int {name.upper()} = {getattr(variant, name)};" for name in told),
         f"constexpr bool options = {str(variant.options).lower()};",
-        expand("mma.cuh" if tensor else "fma.cuh", seen),
-        expand("block.cuh", seen),
+        *(expand(f"{name}.cuh", seen) for name in (product, variant.plan, "onchip")),
     ]
     return "\n".join(parts) + "\n"
 

@@ -1,9 +1,11 @@
-"""The plan `block`, whole sequences in one launch, run on the CPU as test_cuda.py says: every cell, dtype and option.
+"""The plans `block` and `grid`, whole sequences in one launch, run on the CPU as test_cuda.py says: all cells and options.
 
 The tensor cores' product runs by the layout of fragments that PTX documents, and what it does is compared element by
 element with the tables of that document here.
 """
 
+import re
+from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
@@ -29,22 +31,33 @@ from fastrnn.recurrence import Shape
 
 pytestmark = [
     pytest.mark.skipif(bool(host_kernels.missing_tools()), reason=host_kernels.missing_tools()),
-    pytest.mark.usefixtures("block"),
+    pytest.mark.usefixtures("plan"),
 ]
 DTYPES = ("float32", "float16", "bfloat16")
 
 
 @pytest.fixture
-def block(cupy: ModuleType) -> Any:
-    """Let the plan run, and nothing else that could."""
-    from fastrnn.cuda import choice
+def plan(cupy: ModuleType, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Let one plan run, `block` unless a test has others as parameters, and nothing else that could."""
+    from fastrnn.cuda import choice, fit
 
-    with choice.forced("block"):
+    name = getattr(request, "param", "block")
+    if name == "grid":  # small blocks, several for each row also of small layers
+        choice._best_spread.cache_clear()
+        for constant, value in (
+            ("SPLIT_UNITS", (16,)), ("SPLIT_WARPS", (2,)), ("SHARED_UNITS", (4,)), ("SHARED_SLICES", (16,)),
+            ("SHARED_THREADS", (64, 64)),
+        ):  # fmt: skip
+            monkeypatch.setattr(fit, constant, value)
+    with choice.forced(name):
         cupy_standin.launches.clear()
-        yield
+        yield name
+    choice._best_spread.cache_clear()
+    choice._choose.cache_clear()
 
 
-LAUNCHES = ["block_pack_forward", "block_forward", "block_pack_backward", "block_backward"]
+both = pytest.mark.parametrize("plan", ["block", "grid"], indirect=True)
+LAUNCHES = ["onchip_pack_forward", "onchip_forward", "onchip_pack_backward", "onchip_backward"]
 
 
 def loops() -> set[str]:
@@ -70,14 +83,23 @@ CASES += [
 ]  # fmt: skip
 
 
-def rare(case: Case) -> bool:
+def rare(plan: str, case: Case) -> bool:
     """Whether its kernels are built for the nightly run alone: all take minutes of a core."""
     large = (33 if case.dtype == "float32" else 16) < case.H
+    if plan == "grid":
+        return case.cell not in ("lstm", "gru_reset_before") or case.dtype == "float16" or large
     return case.cell not in OFTEN or case.dtype == "float16" or large
 
 
-@pytest.mark.parametrize("case", [pytest.param(case, marks=nightly(rare(case)), id=str(case)) for case in CASES])
-def test_agrees_with_the_reference(case: Case) -> None:
+@pytest.mark.parametrize(
+    ("plan", "case"),
+    [
+        pytest.param(plan, case, marks=nightly(rare(plan, case)), id=f"{plan}-{case}")
+        for plan in ("block", "grid") for case in CASES
+    ],
+    indirect=["plan"],
+)  # fmt: skip
+def test_agrees_with_the_reference(plan: str, case: Case) -> None:
     problem = draw(case)
     want = expected(case, problem)
     assert_results(case, problem, evaluate_on_device(case, problem), want)
@@ -85,35 +107,43 @@ def test_agrees_with_the_reference(case: Case) -> None:
 
 
 @pytest.mark.parametrize(
-    ("cell", "options"),
+    ("plan", "cell", "dtype", "options"),
     [
-        pytest.param(cell, options, id=f"{cell}-{options}", marks=nightly(bool(options) or cell != "lstm"))
+        pytest.param(plan, cell, dtype, options, id=f"{plan}-{cell}-{dtype}-{options}", marks=nightly(not often))
         for cell in CELLS for options in ({}, {"zoneout": 0.2})
+        for plan, dtype in (("block", "float32"), ("grid", "float32"), ("grid", "bfloat16"))
+        for often in [cell == "lstm" and not options and (plan, dtype) != ("grid", "float32")]
     ],
+    indirect=["plan"],
 )  # fmt: skip
-def test_a_row_has_the_same_bits_however_many_a_block_has(
-    cell: str, options: dict[str, Any], cupy: ModuleType, monkeypatch: pytest.MonkeyPatch
+def test_a_row_has_the_same_bits_however_many_are_run_together(
+    plan: str, cell: str, dtype: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a chip of fewer processors a block gets more rows."""
-    from fastrnn.cuda import chip, kernels
+    """On a chip of fewer processors a block gets more rows, and in the end there are several launches."""
+    from fastrnn.cuda import fit, kernels
 
-    case = Case(cell, "cuda", "float32", T=4, B=8, H=13, lengths="random", reset="random", **options)
-    problem, layer, results, layouts = draw(case), make_layer(case, device="cuda:0"), [], set[str]()
-    load = kernels.load_on_chip
-    monkeypatch.setattr(
-        kernels, "load_on_chip", lambda *a: layouts.add(str(a[0][0]).split("_")[-1 - bool(options)]) or load(*a)
-    )
-    whole = chip.chip(0)
-    for processors in (8, 4, 2, 1):
-        small = whole._replace(processors=processors)
-        monkeypatch.setattr("fastrnn.cuda.choice.chip", lambda device, small=small: small)
+    rows = 8 if dtype == "float32" else 24
+    units = 17 if plan == "grid" else 13
+    case = Case(cell, "cuda", dtype, T=4, B=rows, H=units, lengths="random", reset="random", **options)
+    problem, layer, results, layouts = draw(case), make_layer(case, device="cuda:0"), [], list[Any]()
+    load, blocks = kernels.load_on_chip, 1
+    monkeypatch.setattr(kernels, "load_on_chip", lambda *a: layouts.append(a[0][0]) or load(*a))
+    if plan == "grid":
+        blocks = 2 if dtype == "bfloat16" else 5
+        monkeypatch.setattr(fit, "GROUP_ROWS", (1, 2, 4, 8, 16))
+    for groups in (8, 4, 2, 1):
+        few_processors(monkeypatch, groups * blocks)
+        cupy_standin.launches.clear()
         results.append(evaluate_on_device(case, problem, layer))
     for other in results[1:]:
         for name in ("y", "h_n", "d x", "d h_0"):
             assert_same_bits(name, other[name], results[0][name])
-    assert len({row.split("x")[-1] for row in layouts}) == 4
+    assert len({layout.rows for layout in layouts}) == (4 if dtype == "float32" else 2)
+    assert {layout.blocks for layout in layouts} == {blocks}
+    assert (cupy_standin.launches.count("onchip_forward") > 1) is (dtype == "bfloat16")
 
 
+@both
 @pytest.mark.parametrize("options", [{}, {"zoneout": 0.3}], ids=str)
 @pytest.mark.parametrize("cell", OFTEN)
 def test_a_call_that_saves_nothing_has_the_same_bits(cell: str, options: dict[str, Any]) -> None:
@@ -131,12 +161,14 @@ def test_padding_reaches_nothing(dtype: str, options: dict[str, Any]) -> None:
     assert loops() == set(LAUNCHES)
 
 
+@both
 @pytest.mark.parametrize("cell", OFTEN)
 def test_backward_is_pure(cell: str) -> None:
     backward_is_pure(Case(cell, "cuda", "float32", reset="random", num_layers=2))
     assert loops() == set(LAUNCHES)
 
 
+@both
 @pytest.mark.parametrize(("T", "B"), [(0, 3), (4, 0)])
 def test_nothing_to_do(T: int, B: int) -> None:
     case = Case("lstm", "cuda", "float32", T=T, B=B, bidirectional=True)
@@ -144,39 +176,58 @@ def test_nothing_to_do(T: int, B: int) -> None:
     assert_results(case, problem, evaluate_on_device(case, problem), expected(case, problem))
 
 
-def test_the_first_variant_that_spills_nothing_is_run(cupy: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_each_pass_the_first_variant_that_spills_nothing_is_run(
+    cupy: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from fastrnn.cuda import choice, kernels
 
     shape = Shape(5, 3, 15, 5, 128, 128, 0, "float32", True, False)
     variants = choice.choose(CELLS["lstm"], shape).variants
-    assert len(variants) > 2
+    assert len(variants) > 3
     spilling = set[Any]()
 
-    class Kernels:
-        def __init__(self, module: Any, variant: Any) -> None:
-            self.variant, self.spills = variant, variant in spilling
+    class Function:
+        def __init__(self, variant: Any, name: str) -> None:
+            self.variant, self.local_size_bytes = variant, 8 * ((variant, name.split("_")[1]) in spilling)
 
-    monkeypatch.setattr(kernels, "OnChipKernels", Kernels)
+    class Module:
+        def __init__(self, code: Any, **_: Any) -> None:
+            self.variant = code
+
+        def get_function(self, name: str) -> Any:
+            return Function(self.variant, name)
+
+    monkeypatch.setattr(kernels.cupy, "RawModule", Module)
+    monkeypatch.setattr(kernels.source, "assemble_on_chip", lambda variant: variant)
     load = kernels.load_on_chip.__wrapped__
-    for spills, taken in (((), 0), (variants[:1], 1), (variants[:2], 2)):
-        spilling = set(spills)
-        assert load(variants, 0).variant == variants[taken]
-    spilling = set(variants)
+    for forward, backward in ((0, 0), (1, 1), (0, 2), (3, 1)):
+        spilling |= {(v, "forward") for v in variants[:forward]} | {(v, "backward") for v in variants[:backward]}
+        found = load(variants, 0).passes
+        for name, taken in (("forward", variants[forward]), ("backward", variants[backward])):
+            one = found[f"onchip_{name}"]
+            assert one.function.variant == taken
+            assert one.shared_bytes == one.function.max_dynamic_shared_size_bytes == getattr(taken, f"{name}_bytes")
+            assert one.shown == getattr(taken, f"{name}_shown")
+        spilling.clear()
+    spilling |= {(v, "forward") for v in variants}
     with pytest.warns(
         RuntimeWarning, match=r"lstm_float32_block128x1: this compiler keeps registers in memory in all of"
     ):
-        assert load(variants, 0).variant == variants[0]
+        found = load(variants, 0).passes
+    assert {one.function.variant for one in found.values()} == {variants[0]}
 
 
 def test_a_layer_goes_the_way_of_the_faster_plan_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     from fastrnn.cuda import choice
 
     monkeypatch.setattr(choice, "_forced", None)
-    for H, launched in ((5, {"block_pack_forward", "block_forward"}), (300, {"step_forward"})):
-        case = Case("lstm", "cuda", "float32", T=2, H=H)
+    for dtype, H, plan in (("float32", 5, "block"), ("float32", 300, "grid"), ("float64", 5, "step")):
+        case = Case("lstm", "cuda", dtype, T=2, B=1, H=H)
         cupy_standin.launches.clear()
-        make_layer(case, device="cuda:0")(on_device(draw(case)).x)
-        assert loops() == launched
+        layer = make_layer(case, device="cuda:0")
+        layer(on_device(draw(case)).x)
+        assert loops() == ({"step_forward"} if plan == "step" else {"onchip_pack_forward", "onchip_forward"})
+        assert re.search(rf"plan {plan}: [^\n]* us a step by the model, taken", fastrnn.plan(layer, 2, 1).explain())
 
 
 PLACES = """
@@ -264,6 +315,7 @@ def test_kernels_are_looked_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cupy_standin.launches == LAUNCHES[:2] * 2
 
 
+@both
 def test_one_launch_each_way() -> None:
     case = Case("gru", "cuda", "float32", T=7)
     layer, problem = make_layer(case, device="cuda:0"), on_device(draw(case))
@@ -277,25 +329,27 @@ def test_one_launch_each_way() -> None:
 
 # Each mistake is planted in the sources of one cell; what catches it is a race, bounds, or a wrong number.
 MISTAKES = {
-    "forward barrier": ("    __syncthreads();  // the state is there\n", ""),
-    "backward barrier": ("    __syncthreads();  // the gates' gradients are there\n", ""),
-    "gated barrier forward": ("      __syncthreads();  // the gated state is there\n", ""),
-    "gated barrier backward": ("      __syncthreads();  // the last gate's gradient is there\n", ""),
-    "one place for the state": ("both + (1 - parity) * First::seen;\n    bool cleared", "both;\n    bool cleared"),
-    "one place for the gradients": ("both + (1 - parity) * First::seen;\n    A from", "both;\n    A from"),
-    "padding is run": (
-        "const bool here = t < mine.length[j];\n      A h_new",
-        "const bool here = true;\n      A h_new",
+    "forward barrier": ("    state.wait(1 - parity);  // the state is there\n", ""),
+    "backward barrier": ("    gradients.wait(1 - parity);  // the gates' gradients are there\n", ""),
+    "gated barrier forward": ("      gated_state.wait(0);\n", ""),
+    "gated barrier backward": ("      last_gradient.wait(0);\n", ""),
+    "one place for the state": ("(state.at(parity)", "(state.at(0)", " state.show(1 - parity,", " state.show(0,"),
+    "one place for the gradients": (
+        "(gradients.at(parity)", "(gradients.at(0)", " gradients.show(1 - parity,", " gradients.show(0,"
     ),
+    "padding is run": ("if (t < mine.length[j]) {\n        A from_x", "if (true) {\n        A from_x"),
     "padding sends gradients": ("arrives[j] = here && !now[j].cleared;", "arrives[j] = true;"),
-    "reset is not seen": ("rounded<Seen>(cleared_next[j] ? A(0) : widen(sees))", "rounded<Seen>(widen(sees))"),
+    "reset is not seen": (
+        "rounded<Seen>(cleared_next[j] ? A(0) : widen(made[j].sees))",
+        "rounded<Seen>(widen(made[j].sees))",
+    ),
     "the state is not cleared": ("      if (cleared_next[j]) h[j] = c[j] = A(0);\n", ""),
     "the first reset": (
         "if (clear && fetch(clear + time(begin) * B + mine.b[j])) h[j] = c[j] = A(0);",
         "if (false);",
     ),
     "the state before a late first step": ("      put(hs + entry, rounded<S>(h[j]));\n", ""),
-    "gradients of padding": ("for (int t = steps; t < T; ++t) write_zeros(t, mine.b[j], unit_of(j));", ""),
+    "gradients of padding": ("for (int t = steps; t < T; ++t) write_zeros(t, mine.b[j], u);", ""),
     "y of padding": ("      put(y + t * y_step + mine.b[j] * y_row + u, rounded<S>(A(0)));\n", ""),
     "gated state of padding": (
         "      if (Cell::gated && keeps) put(s + t * in_step",
@@ -308,39 +362,64 @@ MISTAKES = {
         "held_c = share * dc_t[j], dc_t[j] = (A(1) - share) * dc_t[j];",
         "held_c = share * dc_t[j];",
     ),
-    "rounding of the state": ("h[j] = widen(stored), c[j] = c_new;", "h[j] = h_new, c[j] = c_new;"),
+    "rounding of the state": ("h[j] = widen(made[j].h), c[j] = c_new;", "h[j] = h_new, c[j] = c_new;"),
+}  # fmt: skip
+# Those that only blocks which share units can make, and the dtype of the product that makes them.
+MISTAKES_OF_GRID = {
+    "counts too few": ("float32", "(flag, arrived += gridDim.x);", "(flag, arrived += gridDim.x - 1);"),
+    "another group's flag": ("float32", "(group.number * 2 + which) * LINE", "which * LINE"),
+    "one flag for two products": ("float32", "(group.number * 2 + which) * LINE", "group.number * 2 * LINE"),
+    "another group's place": ("float32", "static_cast<int64>(group.number) * of + begin", "begin"),
+    "one place for two products": ("float32", "static_cast<int64>(group.number) * of + begin", "group.number * of"),
+    "read before all is copied": ("float32", "      __syncthreads();  // the copy is there\n", ""),
+    "added before all warps are there": ("bfloat16", "    __syncthreads();  // all warps' sums are there\n", ""),
+    "one group's rows": ("bfloat16", "return number * ROWS;", "return 0;"),
+    "one block's units": ("bfloat16", "return blockIdx.x; }", "return 0; }"),
+    "rows of the first tile": ("bfloat16", "fetch(mine + r * row / 8 + p * 4)", "fetch(mine + p * 4)"),
 }  # fmt: skip
 
 
-def planted(monkeypatch: pytest.MonkeyPatch, before: str, after: str) -> None:
-    """Let the kernels of the block plan have a mistake."""
+def planted(monkeypatch: pytest.MonkeyPatch, *changes: str) -> None:
+    """Let the kernels on the chip have a mistake: what stands there before, what then, and so on."""
     from fastrnn.cuda import kernels, source
 
     own = source.assemble_on_chip
 
     def with_mistake(variant: Any) -> str:
         code = own(variant)
-        if code.count(before) != 1:  # no assertion: the test waits for one
-            raise LookupError(f"{before!r} stands {code.count(before)} times in the source")
-        return code.replace(before, after)
+        for before, after in zip(changes[::2], changes[1::2], strict=True):
+            if code.count(before) != 1:  # no assertion: the test waits for one
+                raise LookupError(f"{before!r} stands {code.count(before)} times in the source")
+            code = code.replace(before, after)
+        return code
 
     monkeypatch.setattr(source, "assemble_on_chip", with_mistake)
     kernels.load_on_chip.cache_clear()
 
 
-PLANTED_OFTEN = ("forward barrier", "gated barrier backward", "padding sends gradients")
+PLANTED_OFTEN = ("forward barrier", "gated barrier backward", "padding sends gradients", "another group's flag")
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=nightly(name not in PLANTED_OFTEN), id=name) for name in MISTAKES]
-)
-def test_mistakes_are_seen(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fastrnn.cuda import chip, choice, kernels
+def mistakes() -> list[Any]:
+    of_block = [("block", name, "float32", changes) for name, changes in MISTAKES.items()]
+    of_grid = [("grid", name, dtype, changes) for name, (dtype, *changes) in MISTAKES_OF_GRID.items()]
+    return [
+        pytest.param(*one, id=f"{one[0]}-{one[1]}", marks=nightly(one[1] not in PLANTED_OFTEN))
+        for one in of_block + of_grid
+    ]
 
-    planted(monkeypatch, *MISTAKES[name])
-    cell = "gru_reset_before" if "gated" in name else "lstm"
+
+@pytest.mark.parametrize(("plan", "name", "dtype", "changes"), mistakes(), indirect=["plan"])
+def test_mistakes_are_seen(
+    plan: str, name: str, dtype: str, changes: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fastrnn.cuda import kernels
+
+    planted(monkeypatch, *changes)
+    cell = "gru_reset_before" if "gated" in name or "two products" in name else "lstm"
     case = Case(
-        cell, "cuda", "float32", T=8, B=5, H=13, bidirectional=True, lengths="random", reset="random", zoneout=0.2,
+        cell, "cuda", dtype, T=8, B=5 if plan == "block" else 20, H=13 if plan == "block" else 33, bidirectional=True,
+        lengths="random", reset="random", zoneout=0.2,
         recurrent_dropout=0.0 if "late" in name else 0.3, training=True,  # with it, dU reads another array
     )  # fmt: skip
     problem = draw(case)
@@ -349,9 +428,8 @@ def test_mistakes_are_seen(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         """With a block for each row, where it stops early, and with one for all, where it goes on past shorter ones."""
         if "rounding" in name:
             in_two_halves("gru")
-        for processors in (132, 1):
-            few = chip.chip(0)._replace(processors=processors)
-            monkeypatch.setattr(choice, "chip", lambda device, few=few: few)
+        for processors in (132, 1 if plan == "block" else 18):
+            few_processors(monkeypatch, processors)
             assert_results(case, problem, evaluate_on_device(case, problem), expected(case, problem))
 
     try:
@@ -359,6 +437,15 @@ def test_mistakes_are_seen(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
             run()
     finally:
         kernels.load_on_chip.cache_clear()
+
+
+def few_processors(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    """Let the chip have this many."""
+    from fastrnn.cuda import chip
+
+    few = chip.chip(0)._replace(processors=count)
+    monkeypatch.setattr("fastrnn.cuda.choice.chip", lambda device: few)
+    monkeypatch.setattr("fastrnn.cuda.kernels.chip", lambda device: few)
 
 
 def in_two_halves(cell: str) -> None:
