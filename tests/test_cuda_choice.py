@@ -233,8 +233,8 @@ def test_explain_names_each_plan_its_time_and_why() -> None:
         r"plan block: \d+\.\d\d us a step by the model, taken; 16 blocks of 256 threads, 1 rows each", told
     )
     assert re.search(
-        r"plan grid: \d+\.\d\d us a step by the model, not taken; \d+ group\(s\) of \d+ blocks of \d+ threads, \d+ rows "
-        r"and \d+ units each, 1 launch\(es\), \d+% of the weights in registers", told,
+        r"plan grid: \d+\.\d\d us a step by the model, not taken; \d+ group\(s\) of \d+ blocks of \d+ threads, "
+        r"\d+ rows and \d+ units each, 1 launch\(es\), \d+% of the weights in registers", told,
     )  # fmt: skip
     assert re.search(r"plan step: \d+\.\d\d us a step by the model, not taken; 2 launches a step", told)
     assert "the model's constants are not measured yet" in told

@@ -1,4 +1,4 @@
-"""The plans `block` and `grid`, whole sequences in one launch, run on the CPU as test_cuda.py says: all cells and options.
+"""The plans `block` and `grid`, whole sequences in one launch, run on the CPU as test_cuda.py says.
 
 The tensor cores' product runs by the layout of fragments that PTX documents, and what it does is compared element by
 element with the tables of that document here.

@@ -47,9 +47,9 @@ def backward_loop(variants: tuple[OnChip, ...], packed: Packed, run: Run, states
     k, weights = _packed(variants, "onchip_pack_backward", packed)
     k.launch(
         "onchip_backward", batch, packed.dtype, weights, packed.p, run.keep, *_zone(run), states.hs, states.cs,
-        states.own_h, states.own_c, run.lengths, run.clear, states.gates, memory.dy, *_strides(memory.dy), memory.dcells,
-        *_strides(memory.dcells), memory.direct, memory.dc, None if d.dax is d.dah else d.dax, d.dah, d.dah_last,
-        memory.dp, memory.dh0, int(run.reverse), steps, batch, packed.hidden,
+        states.own_h, states.own_c, run.lengths, run.clear, states.gates, memory.dy, *_strides(memory.dy),
+        memory.dcells, *_strides(memory.dcells), memory.direct, memory.dc, None if d.dax is d.dah else d.dax, d.dah,
+        d.dah_last, memory.dp, memory.dh0, int(run.reverse), steps, batch, packed.hidden,
     )  # fmt: skip
 
 
