@@ -16,7 +16,7 @@ from fastrnn.bench.contestant import Contestant, Run
 from fastrnn.bench.problem import Problem, problem_of
 from fastrnn.bench.results import Entry, Peaks, Record, Row
 from fastrnn.bench.timing import Effort, Timing, interleave
-from fastrnn.roofline import floor
+from fastrnn.roofline import Work, floor
 
 FIELD = (*ours.CONTESTANTS, *torch_peer.CONTESTANTS, *onnx_peer.CONTESTANTS)
 ORACLES = {"fastrnn": ours.REFERENCE, "torch": torch_peer.TORCH}
@@ -52,23 +52,28 @@ def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
 
 
-def measure(case: Case, threads: int, effort: Effort, oracle: Contestant, field: Sequence[Contestant]) -> Row:
-    """Check and time one case; the threads are already in force for the process."""
-    from fastrnn.cpu import peaks
+def measure(
+    case: Case, threads: int, effort: Effort, oracle: Contestant, field: Sequence[Contestant]
+) -> tuple[Row, Work]:
+    """Check and time one case, and measure the machine's peaks again; the threads are in force for the process.
 
+    Returns the row with the floor as far as peaks are known, and what it follows from.
+    """
     problem = problem_of(case)
     admitted = [admit(contestant, case, problem, threads, oracle) for contestant in field if contestant.enters(case)]
     calls = {entry.contestant: run.call for entry, run in admitted if run is not None}
     timings = interleave(calls, effort, few=[c.name for c in field if c.role == "reference"])
     entries = tuple(_timed(entry, timings.get(entry.contestant)) for entry, _ in admitted)
     needs = problem.work(case)
-    least = floor(
-        needs,
-        peaks.flops(case.dtype, threads),
-        peaks.bandwidth(needs.once, threads),
-        peaks.bandwidth(needs.recurrent_size, threads),
-    )
-    return Row(case, threads, needs.flops, needs.traffic, least, entries)
+    return Row(case, threads, needs.flops, needs.traffic, _floor(needs, case.dtype, threads, True), entries), needs
+
+
+def _floor(needs: Work, dtype: str, threads: int, again: bool) -> float:
+    """Seconds that a case takes at least, by the best peaks that were measured."""
+    from fastrnn.cpu import peaks
+
+    sizes = needs.once, needs.recurrent_size
+    return floor(needs, peaks.flops(dtype, threads, again), *(peaks.bandwidth(size, threads, again) for size in sizes))
 
 
 def _timed(entry: Entry, timing: Timing | None) -> Entry:
@@ -101,7 +106,7 @@ def run(
     from fastrnn.cpu import peaks
 
     start, description, load, busy = time.monotonic(), machine.describe(), machine.load(), machine.busy()
-    rows: list[Row] = []
+    measured: list[tuple[Row, Work]] = []
     tops: list[Peaks] = []
     for number in threads:
         patient = effort
@@ -110,8 +115,8 @@ def run(
         with machine.limit_threads(number):
             for case in cases:
                 progress(case, number)
-                rows.append(measure(case, number, patient, ORACLES[settings["oracle"]], field))
-            top = peaks.flops(settings["dtype"], number), peaks.bandwidth(peaks.MAIN_MEMORY, number)
+                measured.append(measure(case, number, patient, ORACLES[settings["oracle"]], field))
+            top = peaks.flops(settings["dtype"], number), peaks.bandwidth(peaks.MAIN_MEMORY, number, again=True)
             tops.append(Peaks(number, *top))
     seconds = time.monotonic() - start
     share = machine.others(busy, machine.busy(), seconds)
@@ -123,5 +128,5 @@ def run(
         commit=machine.commit(),
         settings=settings,
         peaks=tuple(tops),
-        rows=tuple(rows),
+        rows=tuple(replace(row, floor=_floor(needs, row.case.dtype, row.threads, False)) for row, needs in measured),
     )
