@@ -20,7 +20,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import ModuleType, SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import host_kernels
 import numpy as np
@@ -32,8 +32,33 @@ seed = 0  # of the next launch; every launch takes the next one
 
 
 _memory: dict[int, "weakref.ref[np.ndarray]"] = {}  # all arrays that own memory of the device
-_writers: dict[int, tuple["Stream", int]] = {}  # of each of them: who wrote last, and when on its own clock
-_readers: dict[int, dict["Stream", int]] = {}  # and who has read since
+# What of each of them a stream has written, and when on its own clock; likewise what it has read since.
+_writers: dict[int, dict[tuple["Stream", "View"], int]] = {}
+_readers: dict[int, dict[tuple["Stream", "View"], int]] = {}
+
+
+class View(NamedTuple):
+    """A part of an array's memory, which it does not keep."""
+
+    address: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    itemsize: int
+
+    @classmethod
+    def of(cls, array: np.ndarray) -> "View":
+        return cls(array.__array_interface__["data"][0], array.shape, array.strides, array.itemsize)
+
+    def overlaps(self, other: "View") -> bool:
+        return self == other or np.shares_memory(self._array(), other._array())
+
+    def _array(self) -> np.ndarray:
+        spans = [(n - 1) * stride for n, stride in zip(self.shape, self.strides, strict=True)]
+        if min(self.shape, default=1) == 0:
+            return np.empty(0)
+        low, high = sum(min(0, span) for span in spans), sum(max(0, span) for span in spans) + self.itemsize
+        memory = (ctypes.c_char * (high - low)).from_address(self.address + low)
+        return np.ndarray(self.shape, f"V{self.itemsize}", memory, -low, self.strides)
 
 
 def _owner(array: np.ndarray) -> np.ndarray:
@@ -54,15 +79,19 @@ def _uses(reads: Iterable[np.ndarray], writes: Iterable[np.ndarray]) -> None:
         return  # nothing happens before the graph is launched
     now.time += 1
     for array in writes:
-        key = id(_owner(array))
-        for stream, time in [*_readers.pop(key, {}).items(), *filter(None, [_writers.get(key)])]:
-            assert stream.reached(now, time), "race between streams: one writes what another reads or writes"
-        _writers[key] = now, now.time
+        key, view = id(_owner(array)), View.of(array)
+        read, written = _readers.setdefault(key, {}), _writers.setdefault(key, {})
+        for (stream, part), time in [*read.items(), *written.items()]:
+            ordered = stream.reached(now, time) or not part.overlaps(view)
+            assert ordered, "race between streams: one writes what another reads or writes"
+        read.pop((now, view), None)
+        written[now, view] = now.time
     for array in reads:
-        key = id(_owner(array))
-        stream, time = _writers.get(key, (now, 0))
-        assert stream.reached(now, time), "race between streams: one reads what another writes"
-        _readers.setdefault(key, {})[now] = now.time
+        key, view = id(_owner(array)), View.of(array)
+        for (stream, part), time in _writers.get(key, {}).items():
+            ordered = stream.reached(now, time) or not part.overlaps(view)
+            assert ordered, "race between streams: one reads what another writes"
+        _readers.setdefault(key, {})[now, view] = now.time
 
 
 class ndarray:  # noqa: N801

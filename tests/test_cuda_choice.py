@@ -1,6 +1,7 @@
 """The plan that runs a layer, on chips that are not here: what is known of each is written down, and nothing is run."""
 
 import re
+from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
@@ -223,6 +224,30 @@ def test_the_model_grows_with_the_work(chip: str) -> None:
         assert seconds(plan, hidden=96) >= plain
 
 
+@pytest.mark.parametrize(
+    ("hidden", "dtype", "batch", "how"),
+    [
+        (64, "float32", 16, ("block", 1, "both directions at the same time")),
+        (64, "float32", 132, ("block", None, "both directions at the same time")),
+        (512, "bfloat16", 16, ("grid", None, "both directions at the same time")),
+        (2048, "bfloat16", 1, ("grid", 2, "one direction after the other")),
+        (4096, "bfloat16", 64, ("step", 2, "one direction after the other")),
+    ],
+)
+def test_two_directions_share_the_chip_where_both_fit(hidden: int, dtype: str, batch: int, how: Any) -> None:
+    one, two = (plan_of("lstm", dtype, hidden, batch, "H100", directions=n) for n in (1, 2))
+    plan, times, reason = how
+    assert (one.plan, two.plan) == (plan, plan)
+    assert two.reason.endswith(reason)
+    assert "direction" not in one.reason
+    assert one.seconds <= two.seconds < 2 * one.seconds * (1 + 1e-9)
+    if times is not None:
+        assert two.seconds == pytest.approx(times * one.seconds)
+    if plan == "grid" and "same" in reason:
+        layout = two.variants[0]
+        assert 2 * layout.blocks * -(-batch // layout.rows) <= 132
+
+
 def test_explain_names_each_plan_its_time_and_why() -> None:
     from fastrnn.cuda import choice
 
@@ -238,6 +263,11 @@ def test_explain_names_each_plan_its_time_and_why() -> None:
     )  # fmt: skip
     assert re.search(r"plan step: \d+\.\d\d us a step by the model, not taken; 2 launches a step", told)
     assert "the model's constants are not measured yet" in told
+    assert "direction" not in told
+    case = LayerCase("lstm", "cuda", "float32", I=64, H=64, bidirectional=True)
+    both, again = (make_layer(replace(case, save=save), device="cuda:0") for save in ("gates", "recompute"))
+    assert "both directions at the same time" in fastrnn.plan(both, 100, 16, training=True).explain()
+    assert "both directions" not in fastrnn.plan(again, 100, 16, training=True).explain()
     assert "all steps in one launch" in told
     again = make_layer(LayerCase("lstm", "cuda", "float32", I=64, H=64, save="recompute"), device="cuda:0")
     with choice.forced("block"):

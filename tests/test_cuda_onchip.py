@@ -305,6 +305,77 @@ def test_a_gated_cell_that_reads_h_prev_nowhere_else(registry: None, monkeypatch
     assert loops() == set(LAUNCHES)
 
 
+@both
+@pytest.mark.parametrize("train", [False, True])
+def test_two_directions_run_on_two_streams(plan: str, train: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    streams = list[tuple[str, Any]]()
+    call = cupy_standin.RawKernel.__call__
+
+    def noted(kernel: Any, *args: Any, **kwargs: Any) -> None:
+        streams.append((kernel._kernel.name, cupy_standin._streams[-1]))
+        call(kernel, *args, **kwargs)
+
+    monkeypatch.setattr(cupy_standin.RawKernel, "__call__", noted)
+    for name in ("empty", "zeros"):
+        own = getattr(cupy_standin, name)
+
+        def allocated(*args: Any, own: Any = own, **kwargs: Any) -> Any:
+            assert len(cupy_standin._streams) == 1, "on the second stream nothing may be allocated"
+            return own(*args, **kwargs)
+
+        monkeypatch.setattr(cupy_standin, name, allocated, raising=False)
+    case = Case("lstm", "cuda", "float32", bidirectional=True, num_layers=2)
+    layer, problem = make_layer(case, device="cuda:0"), on_device(draw(case))
+    if train:
+        layer.forward(problem.x, problem.state).backward(problem.d_output, problem.d_state)
+    else:
+        layer(problem.x, problem.state)
+    for name in LAUNCHES[1 :: 2 if train else 4]:
+        of_name = [stream for launched, stream in streams if launched == name]
+        assert len(of_name) == 4
+        assert len(set(of_name)) == 2
+        assert of_name[::2] == of_name[:1] * 2, "the same for every layer"
+
+
+@both
+@pytest.mark.parametrize("waits", [1, 2], ids=["before", "after"])
+def test_directions_wait_for_what_they_read_and_are_waited_for(
+    plan: str, waits: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without one of the two, work on two streams would touch the same memory in no order."""
+    case = Case("lstm", "cuda", "float32", bidirectional=True)
+    layer, problem = make_layer(case, device="cuda:0"), on_device(draw(case))
+    wait, count = cupy_standin.Stream.wait_event, iter(range(1, 100))
+
+    def forgets(stream: Any, event: Any) -> None:
+        if next(count) != waits:
+            wait(stream, event)
+
+    monkeypatch.setattr(cupy_standin.Stream, "wait_event", forgets)
+    with pytest.raises(AssertionError, match="race between streams"):
+        layer.forward(problem.x, problem.state).backward(problem.d_output)
+
+
+def test_what_fails_in_one_direction_is_waited_for_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    from fastrnn.cuda import beside
+
+    waits = list[Any]()
+    wait = cupy_standin.Stream.wait_event
+    monkeypatch.setattr(
+        cupy_standin.Stream, "wait_event", lambda stream, event: waits.append(stream) or wait(stream, event)
+    )
+
+    def fails() -> None:
+        raise ZeroDivisionError
+
+    for pair in ((fails, lambda: None), (lambda: None, fails)):
+        waits.clear()
+        with pytest.raises(ZeroDivisionError):
+            beside.at_once(*pair)
+        assert waits[-1] is cupy_standin._streams[-1]
+        assert len(waits) == 2
+
+
 def test_kernels_are_looked_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """A new one of CuPy's hashes the source and asks the driver, at its first launch."""
     case = Case("lstm", "cuda", "float32")

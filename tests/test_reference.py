@@ -124,11 +124,12 @@ def last_cache_only(layer: Any, case: Case, problem: Problem) -> dict[str, np.nd
     forward = reference.recur_forward
 
     def forgetful(*args: Any) -> Any:
-        final = forward(*args)
-        final.saved.gates[:] = [final.saved.gates[-1]] * len(final.saved.gates)
-        for array in (final.saved.h_prev, final.saved.c_prev, final.saved.h, final.saved.c):
-            array[:] = array[-1]
-        return final
+        finals = forward(*args)
+        for saved in (final.saved for final in finals):
+            saved.gates[:] = [saved.gates[-1]] * len(saved.gates)
+            for array in (saved.h_prev, saved.c_prev, saved.h, saved.c):
+                array[:] = array[-1]
+        return finals
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reference, "recur_forward", forgetful)

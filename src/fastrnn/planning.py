@@ -124,6 +124,7 @@ def plan(layer: Recurrent[Any], steps: int, batch: int = 1, *, lengths: Any = No
         layer_norm=layer.layer_norm, dense=layer._dense, zoneout=any(network.zoneout),
         recurrent_dropout=training and network.recurrent_dropout > 0,
         segment=recompute.segment(steps) if training and network.recompute else 0,
+        directions=1 if training and network.recompute else directions,  # segments of one direction at a time
     )  # fmt: skip
     shapes = [whole, *[whole._replace(inputs=directions * network.output_size)] * (network.num_layers - 1)]
     with on(layer.device):

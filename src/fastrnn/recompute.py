@@ -11,7 +11,7 @@ Source: Chen, Xu, Zhang, Guestrin, Training deep nets with sublinear memory cost
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any, NamedTuple, cast
 
@@ -37,26 +37,37 @@ class Segmented:
         self.pack, self.stepper = backend.pack, backend.stepper
         self.random_words, self.describe = backend.random_words, backend.describe
 
-    def recur_forward(self, cell: Cell, packed: Any, run: Run, save: bool) -> Final:
-        """Run the segments one after the other; see fastrnn.recurrence."""
+    def recur_forward(self, cell: Cell, packed: Sequence[Any], runs: Sequence[Run], save: bool) -> list[Final]:
+        """Run the segments of each direction one after the other; see fastrnn.recurrence."""
         if not save:
-            return self._backend.recur_forward(cell, packed, run, False)
+            return self._backend.recur_forward(cell, packed, runs, False)
+        return [self._forward(cell, weights, run) for weights, run in zip(packed, runs, strict=True)]
+
+    def _forward(self, cell: Cell, packed: Any, run: Run) -> Final:
         starts, h, c = list[Starts](), run.h0, run.c0
         for first, last in _segments(run):
             starts.append(Starts(first, last, h, c))
-            h, c, _ = self._backend.recur_forward(cell, packed, _part(run, starts[-1]), False)
+            h, c, _ = self._backend.recur_forward(cell, [packed], [_part(run, starts[-1])], False)[0]
         return Final(h, c, starts)
 
     def recur_backward(
+        self, cell: Cell, packed: Sequence[Any], runs: Sequence[Run], saved: Sequence[list[Starts]],
+        given: Sequence[Given], dx: Array, accumulate: bool,
+    ) -> list[Initial]:  # fmt: skip
+        """Run each segment again, the last first, and back-propagate through it; see fastrnn.recurrence."""
+        directions = enumerate(zip(packed, runs, saved, given, strict=True))
+        return [self._backward(cell, *of_direction, dx, accumulate or k > 0) for k, of_direction in directions]
+
+    def _backward(
         self, cell: Cell, packed: Any, run: Run, saved: list[Starts], given: Given, dx: Array, accumulate: bool
     ) -> Initial:
-        """Run each segment again, the last first, and back-propagate through it; see fastrnn.recurrence."""
         dh, dc, total = given.h_n, given.c_n, None
         for start in saved[::-1]:
             part, time = _again(run, start), slice(start.first, start.last)
             of_part = Given(_columns(given.y, time), _columns(given.cells, time), dh, dc)
-            kept = self._backend.recur_forward(cell, packed, part, True).saved
-            dh, dc, weights = self._backend.recur_backward(cell, packed, part, kept, of_part, dx[time], accumulate)
+            kept = self._saved(cell, packed, part)
+            of_segment = [packed], [part], [kept], [of_part], dx[time], accumulate
+            dh, dc, weights = self._backend.recur_backward(cell, *of_segment)[0]
             total = weights if total is None else _sum(total, weights)
         assert total is not None, "every run has a segment"
         total = _each(lambda a: a.astype(run.x.dtype, copy=False), total)
@@ -68,9 +79,12 @@ class Segmented:
         parts = []
         for start in saved[:: -1 if run.reverse else 1]:
             part = _again(run, start)
-            kept = self._backend.recur_forward(cell, packed, part, True).saved
-            parts.append(self._backend.cells(cell, packed, part, kept))
+            parts.append(self._backend.cells(cell, packed, part, self._saved(cell, packed, part)))
         return _module(run.x).concatenate(parts)  # type: ignore[no-any-return]
+
+    def _saved(self, cell: Cell, packed: Any, part: Run) -> Any:
+        """What the backward pass of a segment needs."""
+        return self._backend.recur_forward(cell, [packed], [part], True)[0].saved
 
 
 def segment(steps: int) -> int:

@@ -1,10 +1,10 @@
-"""What travels between sequence.py and a backend: one layer in one direction.
+"""What travels between sequence.py and a backend: one layer, an entry a direction.
 
 A backend is a module with seven functions:
 
     pack(cell, weights) -> packed                       the weights in whatever form its loop likes
-    recur_forward(cell, packed, run, save) -> Final     writes run.y; keeps `saved` only if asked
-    recur_backward(cell, packed, run, saved, given, dx, accumulate) -> Initial      writes or adds to dx
+    recur_forward(cell, packed, runs, save) -> Finals   writes each run.y; keeps `saved` only if asked
+    recur_backward(cell, packed, runs, saved, given, dx, accumulate) -> Initials    writes or adds to dx
     cells(cell, packed, run, saved) -> c after every step
     stepper(cell, packed, x, zone, below) -> Stepper    one layer of a stream
     random_words(xp, seed, counter, count) -> Philox words
@@ -15,7 +15,7 @@ Arrays are [T, B, ...]; T, B, I, G, H, P are time, batch, input, gates, hidden a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import ModuleType
 from typing import Any, NamedTuple, Protocol
 
@@ -128,6 +128,7 @@ class Shape(NamedTuple):
     zoneout: bool = False
     recurrent_dropout: bool = False  # in training
     segment: int = 0  # steps that are run at once; 0 stands for all
+    directions: int = 1  # that run at the same time, where a backend can
 
     @property
     def itemsize(self) -> int:
@@ -165,13 +166,14 @@ class Backend(Protocol):
     def pack(self, cell: Cell, weights: Weights) -> Any:
         """Bring the weights of one layer and direction into the form that the loops use."""
 
-    def recur_forward(self, cell: Cell, packed: Any, run: Run, save: bool) -> Final:
-        """Run the recurrence and write run.y."""
+    def recur_forward(self, cell: Cell, packed: Sequence[Any], runs: Sequence[Run], save: bool) -> list[Final]:
+        """Run the recurrences, which have their x in common, and write each run.y."""
 
     def recur_backward(
-        self, cell: Cell, packed: Any, run: Run, saved: Any, given: Given, dx: Array, accumulate: bool
-    ) -> Initial:
-        """Back-propagate through the recurrence; write dx [T, B, I], or add to it."""
+        self, cell: Cell, packed: Sequence[Any], runs: Sequence[Run], saved: Sequence[Any], given: Sequence[Given],
+        dx: Array, accumulate: bool,
+    ) -> list[Initial]:  # fmt: skip
+        """Back-propagate through the recurrences; write the sum of all to dx [T, B, I], in their order, or add it."""
 
     def cells(self, cell: Cell, packed: Any, run: Run, saved: Any) -> Array:
         """Return c after every step [T, B, H], zero past the end; only for cells that have one."""

@@ -6,6 +6,7 @@ It runs on the arrays' own module (NumPy or CuPy) in their own precision. Paddin
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -149,8 +150,12 @@ def pack(cell: Cell, weights: Weights) -> Weights:
     return weights
 
 
-def recur_forward(cell: Cell, packed: Weights, run: Run, save: bool) -> Final:
-    """Run the recurrence step by step; see fastrnn.recurrence."""
+def recur_forward(cell: Cell, packed: Sequence[Weights], runs: Sequence[Run], save: bool) -> list[Final]:
+    """Run the recurrences step by step; see fastrnn.recurrence."""
+    return [_forward(cell, weights, run, save) for weights, run in zip(packed, runs, strict=True)]
+
+
+def _forward(cell: Cell, packed: Weights, run: Run, save: bool) -> Final:
     xp, w, valid = _module(run.x), packed, _valid(_module(run.x), run)
     hidden = w.ih.shape[0] // len(cell.gates)
     x = run.x if valid is None else select(valid, run.x, 0)
@@ -214,7 +219,7 @@ class Stepper:
         """Take one step: x to y, and the state to the next."""
         y = Columns(self.y[None], 0, self.y.shape[1])
         run = Run(self.x[None], self.h, self.c, None, None, False, y, zone=self._zone)
-        final = recur_forward(self._cell, self._weights, run, False)
+        final = _forward(self._cell, self._weights, run, False)
         self.h[...] = final.h_n
         if self.c is not None:
             self.c[...] = final.c_n
@@ -272,9 +277,17 @@ def _keep_rows(kept: Saved, t: int, here: Array | bool, norm_h: list[Rows], norm
 
 
 def recur_backward(
+    cell: Cell, packed: Sequence[Weights], runs: Sequence[Run], saved: Sequence[Saved], given: Sequence[Given],
+    dx: Array, accumulate: bool,
+) -> list[Initial]:  # fmt: skip
+    """Back-propagate step by step, then all weight gradients as products over T*B; see fastrnn.recurrence."""
+    directions = enumerate(zip(packed, runs, saved, given, strict=True))
+    return [_backward(cell, *of_direction, dx, accumulate or k > 0) for k, of_direction in directions]
+
+
+def _backward(
     cell: Cell, packed: Weights, run: Run, saved: Saved, given: Given, dx: Array, accumulate: bool
 ) -> Initial:
-    """Back-propagate step by step, then all weight gradients as products over T*B; see fastrnn.recurrence."""
     xp, w, valid = _module(run.x), packed, _valid(_module(run.x), run)
     steps, batch = run.x.shape[:2]
     hidden = w.ih.shape[0] // len(cell.gates)

@@ -94,16 +94,17 @@ def forward(
         last = layer == network.num_layers - 1
         y = _allocate(xp, inputs.x, network.num_directions * network.output_size, batch_first and last)
         this = Pass([], [], None if last or call is None else _dropout(xp, network, backend, y, call, layer))
-        for direction in range(network.num_directions):
-            k = layer * network.num_directions + direction
-            run = _run(xp, network, backend, inputs, x, y, k, direction, call)
-            final = backend.recur_forward(network.cell, packed[k], run, save)
+        first = layer * network.num_directions
+        runs = [_run(xp, network, backend, inputs, x, y, first + d, d, call) for d in range(network.num_directions)]
+        finals = backend.recur_forward(network.cell, packed[first : first + len(runs)], runs, save)
+        for k, final in enumerate(finals, first):
             h_n[k] = final.h_n
             if c_n is not None:
                 c_n[k] = final.c_n
             if save:
-                this.runs.append(run)
                 this.saved.append(final.saved)
+        if save:
+            this.runs.extend(runs)
         passes.append(this)
         x = y if this.scale is None else y * this.scale
     return Output(x, h_n, c_n, passes)
@@ -120,24 +121,26 @@ def backward(
     weights: list[Weights] = []
     width = network.output_size
     for layer in range(network.num_layers)[::-1]:
-        this, of_layer = passes[layer], list[Weights]()
+        this, first = passes[layer], layer * network.num_directions
         if dy is not None and this.scale is not None:
             dy = dy * this.scale
         x = this.runs[0].x
         dx = _allocate(xp, x, x.shape[2], batch_first and layer == 0)
         dc_layer = None if dcells is None else dcells[layer]
-        for direction, (run, saved) in enumerate(zip(this.runs, this.saved, strict=True)):
-            k = layer * network.num_directions + direction
-            given = Given(
+        given = [
+            Given(
                 None if dy is None else Columns(dy, direction * width, width),
                 None if dc_layer is None else Columns(dc_layer, direction * network.hidden_size, network.hidden_size),
-                None if dh_n is None else dh_n[k],
-                None if dc_n is None else dc_n[k],
+                None if dh_n is None else dh_n[first + direction],
+                None if dc_n is None else dc_n[first + direction],
             )
-            initial = backend.recur_backward(network.cell, packed[k], run, saved, given, dx, direction > 0)
+            for direction in range(len(this.runs))
+        ]
+        of_layer = packed[first : first + len(given)]
+        initials = backend.recur_backward(network.cell, of_layer, this.runs, this.saved, given, dx, False)
+        for k, initial in enumerate(initials, first):
             _store_initial(initial, k, dh0, dc0)
-            of_layer.append(initial.weights)
-        weights = of_layer + weights
+        weights = [initial.weights for initial in initials] + weights
         dy = dx
     assert dy is not None, "every network has a layer"
     return Gradients(dy, dh0, dc0, weights)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
@@ -18,9 +19,15 @@ from fastrnn.recurrence import Columns, Given, Initial, Run
 
 
 def recur_backward(
-    cell: Cell, packed: Packed, run: Run, saved: Saved, given: Given, dx: Array, accumulate: bool
-) -> Initial:
+    cell: Cell, packed: Sequence[Packed], runs: Sequence[Run], saved: Sequence[Saved], given: Sequence[Given],
+    dx: Array, accumulate: bool,
+) -> list[Initial]:  # fmt: skip
     """Back-propagate through time, then the products over all T*B; see fastrnn.recurrence."""
+    directions = enumerate(zip(packed, runs, saved, given, strict=True))
+    return [_backward(cell, *of_direction, dx, accumulate or k > 0) for k, of_direction in directions]
+
+
+def _backward(cell: Cell, packed: Packed, run: Run, saved: Saved, given: Given, dx: Array, accumulate: bool) -> Initial:
     n, dtype, loop = packed.sizes, packed.dtype, packed.loop
     steps, batch = run.x.shape[:2]
     dh, dc = np.zeros((batch, n.Pp), dtype), np.zeros((batch, n.Hp) if cell.cell_state else 0, dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -97,8 +98,12 @@ def _aliased(run: Run, itemsize: int) -> bool:
     return bool(row_stride(distance, itemsize) != distance)
 
 
-def recur_forward(cell: Cell, packed: Packed, run: Run, save: bool) -> Final:
-    """Run the recurrence; see fastrnn.recurrence."""
+def recur_forward(cell: Cell, packed: Sequence[Packed], runs: Sequence[Run], save: bool) -> list[Final]:
+    """Run the recurrences, one after the other; see fastrnn.recurrence."""
+    return [_forward(cell, weights, run, save) for weights, run in zip(packed, runs, strict=True)]
+
+
+def _forward(cell: Cell, packed: Packed, run: Run, save: bool) -> Final:
     n = packed.sizes
     steps, batch = run.x.shape[:2]
     total = steps * batch if run.lengths is None else int(run.lengths.sum())

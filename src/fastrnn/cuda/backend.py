@@ -5,6 +5,7 @@ Everything runs on CuPy's current device and stream and in its memory pool, and 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import ModuleType
 
 import cupy
@@ -14,9 +15,11 @@ from fastrnn.arrays import Array, zeroed
 from fastrnn.cells import Cell
 from fastrnn.cuda import choice, kernels, places
 from fastrnn.cuda.backward import recur_backward
+from fastrnn.cuda.beside import at_once
 from fastrnn.cuda.describe import describe
 from fastrnn.cuda.forward import (
     Saved,
+    Scratch,
     States,
     allocate,
     forward_steps,
@@ -35,22 +38,39 @@ from fastrnn.recurrence import Final, Run, Zone
 __all__ = ["cells", "describe", "pack", "random_words", "recur_backward", "recur_forward", "stepper"]
 
 
-def recur_forward(cell: Cell, packed: Packed, run: Run, save: bool) -> Final:
-    """Run the recurrence; see fastrnn.recurrence."""
+def recur_forward(cell: Cell, packed: Sequence[Packed], runs: Sequence[Run], save: bool) -> list[Final]:
+    """Run the recurrences; see fastrnn.recurrence."""
+    directions = list(zip(packed, runs, strict=True))
+    on_chip = choice.choose(cell, shape_of(*directions[0], save, len(runs))).variants
+    if not on_chip:
+        return [_by_step(cell, weights, run, save) for weights, run in directions]
+    finals, loops = list[Final](), []
+    for weights, run in directions:
+        states, into = _begun(cell, weights, run, save)
+        loops.append(forward_loop(on_chip, weights, run, states, into, save))
+        finals.append(Final(*_end(run, states), Saved(states, None, on_chip) if save else None))
+    at_once(*loops)
+    return finals
+
+
+def _begun(cell: Cell, packed: Packed, run: Run, save: bool) -> tuple[States, Scratch]:
+    """Memory for a pass with its initial state and the products of its input."""
+    states = allocate(cell, packed, run, save)
     steps, batch = run.x.shape[:2]
-    on_chip = choice.choose(cell, shape_of(packed, run, save)).variants
-    taken = places.take(cell, packed, run, save) if not on_chip else None
+    into = scratch(packed, steps, batch, states.norm)
+    set_initial(run, states)
+    input_product(packed, run.x, into)
+    return states, into
+
+
+def _by_step(cell: Cell, packed: Packed, run: Run, save: bool) -> Final:
+    """Run one recurrence by the plan `step`."""
+    taken = places.take(cell, packed, run, save)
     if taken is None:
-        states = allocate(cell, packed, run, save)
-        into = scratch(packed, steps, batch, states.norm)
-        set_initial(run, states)
-        input_product(packed, run.x, into)
-        if on_chip:
-            forward_loop(on_chip, packed, run, states, into, save)
-        else:
-            with using(workspace()):
-                forward_steps(cell, packed, run, states, into)
-        return Final(*_end(run, states), Saved(states, None, on_chip) if save else None)
+        states, into = _begun(cell, packed, run, save)
+        with using(workspace()):
+            forward_steps(cell, packed, run, states, into)
+        return Final(*_end(run, states), Saved(states, None) if save else None)
     key, place = taken
     set_initial(run, place.states)
     input_product(packed, run.x, place.scratch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import cupy as xp
@@ -9,6 +10,7 @@ import cupy as xp
 from fastrnn.arrays import Array, computed_in, zeroed
 from fastrnn.cells import Cell
 from fastrnn.cuda import kernels
+from fastrnn.cuda.beside import at_once
 from fastrnn.cuda.forward import Products, Saved, States, has_options, rows, shares, step
 from fastrnn.cuda.onchip import backward_loop
 from fastrnn.cuda.packed import Packed
@@ -93,19 +95,40 @@ def allocate(cell: Cell, packed: Packed, steps: int, batch: int, dy: Array | Non
 
 
 def recur_backward(
-    cell: Cell, packed: Packed, run: Run, saved: Saved, given: Given, dx: Array, accumulate: bool
-) -> Initial:
+    cell: Cell, packed: Sequence[Packed], runs: Sequence[Run], saved: Sequence[Saved], given: Sequence[Given],
+    dx: Array, accumulate: bool,
+) -> list[Initial]:  # fmt: skip
     """Back-propagate through time, then over all T*B at once; see fastrnn.recurrence."""
-    if saved.place is not None and saved.place.on_its_stream():
-        return _finish(cell, packed, run, saved.states, saved.place.backward(given), dx, accumulate)
+    directions = list(zip(packed, runs, saved, given, strict=True))
+    if not saved[0].on_chip:
+        return [_by_step(cell, *one, dx, accumulate or k > 0) for k, one in enumerate(directions)]
+    memories = [_begun(cell, weights, run, of_loss) for weights, run, _, of_loss in directions]
+    loops = [
+        backward_loop(kept.on_chip, weights, run, kept.states, memory)
+        for (weights, run, kept, _), memory in zip(directions, memories, strict=True)
+    ]
+    at_once(*loops)
+    return [
+        _finish(cell, weights, run, kept.states, memories[k], dx, accumulate or k > 0)
+        for k, (weights, run, kept, _) in enumerate(directions)
+    ]
+
+
+def _begun(cell: Cell, packed: Packed, run: Run, given: Given) -> Backward:
+    """Memory for a pass backward that begins with what is given."""
     steps, batch = run.x.shape[:2]
     memory = allocate(cell, packed, steps, batch, _over_time(given.y), _over_time(given.cells))
     memory.take(given._replace(y=None, cells=None))
-    if saved.on_chip:
-        backward_loop(saved.on_chip, packed, run, saved.states, memory)
-    else:
-        with using(workspace()):
-            backward_steps(cell, packed, run, saved.states, memory)
+    return memory
+
+
+def _by_step(cell: Cell, packed: Packed, run: Run, saved: Saved, given: Given, dx: Array, accumulate: bool) -> Initial:
+    """Back-propagate through one recurrence by the plan `step`."""
+    if saved.place is not None and saved.place.on_its_stream():
+        return _finish(cell, packed, run, saved.states, saved.place.backward(given), dx, accumulate)
+    memory = _begun(cell, packed, run, given)
+    with using(workspace()):
+        backward_steps(cell, packed, run, saved.states, memory)
     return _finish(cell, packed, run, saved.states, memory, dx, accumulate)
 
 

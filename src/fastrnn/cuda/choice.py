@@ -10,7 +10,9 @@ with rounds: how often all processors are filled with blocks, `together` of them
 row that a thread has; products: the multiply-adds of a step, of a block at the rate of its processor, of the whole
 batch at GEMM_SHARE of the chip's; shared: bytes of weights and states that a block reads from shared memory; seen:
 those that it reads of what other blocks write; bytes: of a step from and to main memory. Backward has as many
-multiply-adds, and its gates count twice. Of the ways to lay a layer on a grid the one that takes least is meant.
+multiply-adds, and its gates count twice. Two directions on the chip run at the same time, each with half of the
+processors, or, on a grid, one after the other with all, as steps do. Of the ways to lay a layer on a grid the one that
+takes least is meant.
 
 The constants come from the design and the literature. None was measured by this package; `explain` says so.
 """
@@ -20,6 +22,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from operator import itemgetter
 from typing import NamedTuple
 
 import cupy
@@ -97,8 +100,20 @@ def _choose(cell: Cell, shape: Shape, chip: Chip, plan: str | None) -> Candidate
 
 
 def candidates(cell: Cell, shape: Shape, chip: Chip) -> list[Candidate]:
-    """All plans, with what each would take or why it does not serve the layer."""
-    return [_block(cell, shape, chip), _grid(cell, shape, chip), _step(cell, shape, chip)]
+    """All plans, with what each would take, in all directions, or why it does not serve the layer."""
+    share = chip._replace(processors=max(1, chip.processors // shape.directions))
+    block, beside = (_both(plan(cell, shape, share), shape, 1) for plan in (_block, _grid))
+    after, step = (_both(plan(cell, shape, chip), shape, shape.directions) for plan in (_grid, _step))
+    serving = [(one.seconds, one) for one in (beside, after) if one.seconds is not None]
+    return [block, min(serving, key=itemgetter(0))[1] if serving else after, step]
+
+
+def _both(one: Candidate, shape: Shape, rounds: int) -> Candidate:
+    """What a plan would take in all directions, in so many rounds."""
+    if one.seconds is None or shape.directions == 1:
+        return one
+    how = "both directions at the same time" if rounds == 1 else "one direction after the other"
+    return one._replace(seconds=rounds * one.seconds, reason=f"{one.reason}; {how}")
 
 
 def _declined(cell: Cell, shape: Shape) -> str:

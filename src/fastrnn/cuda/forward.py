@@ -85,13 +85,14 @@ def has_options(packed: Packed, run: Run) -> bool:
     return any(option is not None for option in (packed.diagonal, packed.ch, run.keep, run.zone))
 
 
-def shape_of(packed: Packed, run: Run, save: bool) -> Shape:
+def shape_of(packed: Packed, run: Run, save: bool, directions: int = 1) -> Shape:
     """What decides how a pass runs and what memory it needs; `train`: whether all that backward needs is kept."""
     steps, batch, inputs = map(int, run.x.shape)
     return Shape(
         steps, batch, steps * batch, steps, inputs, packed.hidden, 0 if packed.hr is None else packed.output,
         packed.dtype, save, packed.diagonal is not None, packed.gains is not None,
         0 if packed.ch is None else len(packed.ch) // packed.hidden, run.zone is not None, run.keep is not None,
+        directions=directions,
     )  # fmt: skip
 
 

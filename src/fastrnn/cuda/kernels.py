@@ -6,7 +6,8 @@ CuPy compiles with NVRTC and keeps the result on disk, under a key of the source
 from __future__ import annotations
 
 import warnings
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import cupy
@@ -126,8 +127,8 @@ class OnChipKernels:
         self.passes, self._variant = passes, variant
         self._packing = {name: module.get_function(name) for name in ("onchip_pack_forward", "onchip_pack_backward")}
 
-    def launch(self, name: str, rows: int, dtype: str, *args: Any) -> None:
-        """Run a kernel on all rows; None is a null pointer, an int is 64 bits wide.
+    def launch(self, name: str, rows: int, dtype: str, *args: Any) -> Callable[[], None]:
+        """Return what runs a kernel on all rows, and allocates nothing; None is a null pointer, an int has 64 bits.
 
         Blocks that share units wait for each other, so no more of them are launched than run at once.
         """
@@ -136,13 +137,16 @@ class OnChipKernels:
         block, given = (variant.threads,), tuple(map(_argument, args))
         if variant.plan == "block":
             nothing = tuple(map(_argument, (None, None, 0)))
-            function((groups,), block, (*given, *nothing), shared_mem=shared_bytes)
-            return
+            return partial(function, (groups,), block, (*given, *nothing), shared_mem=shared_bytes)
         exchange, flags = cupy.zeros((groups, shown), dtype), cupy.zeros((groups, FLAG_WORDS), np.uint32)
         at_once = chip(cupy.cuda.Device().id).processors // variant.blocks
-        for first in range(0, groups, at_once):
-            grid = (variant.blocks, min(at_once, groups - first))
-            function(grid, block, (*given, exchange, flags, np.int64(first)), shared_mem=shared_bytes)
+
+        def run() -> None:
+            for first in range(0, groups, at_once):
+                grid = (variant.blocks, min(at_once, groups - first))
+                function(grid, block, (*given, exchange, flags, np.int64(first)), shared_mem=shared_bytes)
+
+        return run
 
     def packed(self, name: str, weights: Array) -> Array:
         """Run the kernel that brings the recurrent weights into the order in which the threads load them."""

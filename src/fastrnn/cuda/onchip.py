@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import cupy
@@ -19,11 +20,14 @@ if TYPE_CHECKING:
 
 def forward_loop(
     variants: tuple[OnChip, ...], packed: Packed, run: Run, states: States, into: Scratch, save: bool
-) -> None:
-    """Write the final state and y, and if they are to be saved all states, where forward_steps would."""
+) -> Callable[[], None]:
+    """Return what writes the final state and y, and if they are to be saved all states, where forward_steps would.
+
+    It only launches: all memory that the kernel needs is there, and is kept as long as it is.
+    """
     (steps, batch), y = run.y.view.shape[:2], run.y.view
     if steps * batch == 0:
-        return
+        return _nothing
     first, last = (steps - 1, 0) if run.reverse else (0, steps - 1)
     (h_first, c_first), (h_last, c_last) = (
         (states.hs[slot], None if states.cs is None else states.cs[slot])
@@ -31,26 +35,35 @@ def forward_loop(
     )
     kept = (states.hs, states.cs, states.gates, states.s, states.seen) if save else (None,) * 5
     k, weights = _packed(variants, "onchip_pack_forward", packed)
-    k.launch(
+    return k.launch(
         "onchip_forward", batch, packed.dtype, into.ax, weights, packed.bias, packed.p, run.keep, *_zone(run), h_first,
         c_first, run.lengths, run.clear, *kept, states.own_h, states.own_c, h_last, c_last, y, *_strides(y),
         int(run.reverse), steps, batch, packed.hidden,
     )  # fmt: skip
 
 
-def backward_loop(variants: tuple[OnChip, ...], packed: Packed, run: Run, states: States, memory: Backward) -> None:
-    """Write the gradients of all pre-activations and of the initial state, where backward_steps would."""
+def backward_loop(
+    variants: tuple[OnChip, ...], packed: Packed, run: Run, states: States, memory: Backward
+) -> Callable[[], None]:
+    """Return what writes the gradients of all pre-activations and of the initial state, where backward_steps would.
+
+    As in `forward_loop`.
+    """
     (steps, batch), d = run.x.shape[:2], memory.d
     if steps * batch == 0:
         memory.dh0[...] = memory.direct
-        return
+        return _nothing
     k, weights = _packed(variants, "onchip_pack_backward", packed)
-    k.launch(
+    return k.launch(
         "onchip_backward", batch, packed.dtype, weights, packed.p, run.keep, *_zone(run), states.hs, states.cs,
         states.own_h, states.own_c, run.lengths, run.clear, states.gates, memory.dy, *_strides(memory.dy),
         memory.dcells, *_strides(memory.dcells), memory.direct, memory.dc, None if d.dax is d.dah else d.dax, d.dah,
         d.dah_last, memory.dp, memory.dh0, int(run.reverse), steps, batch, packed.hidden,
     )  # fmt: skip
+
+
+def _nothing() -> None:
+    """There is no step."""
 
 
 def _packed(variants: tuple[OnChip, ...], kernel: str, packed: Packed) -> tuple[kernels.OnChipKernels, Array]:
