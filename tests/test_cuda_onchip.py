@@ -56,7 +56,24 @@ def plan(cupy: ModuleType, request: pytest.FixtureRequest, monkeypatch: pytest.M
     choice._choose.cache_clear()
 
 
+OFTEN = ("rnn_tanh", "lstm", "lstm_peephole", "gru", "gru_reset_before")  # cells whose kernels are built everyday
+OFTEN_ON_GRID = ("lstm", "gru_reset_before")
+
+
+def nightly(rarely: bool) -> Any:
+    return [pytest.mark.nightly] if rarely else []
+
+
 both = pytest.mark.parametrize("plan", ["block", "grid"], indirect=True)
+
+
+def both_often() -> Any:
+    """Cells under both plans; under `grid` two of them everyday."""
+    rows = [("block", cell, False) for cell in OFTEN] + [("grid", cell, cell not in OFTEN_ON_GRID) for cell in OFTEN]
+    params = [pytest.param(plan, cell, marks=nightly(rarely), id=f"{plan}-{cell}") for plan, cell, rarely in rows]
+    return pytest.mark.parametrize(("plan", "cell"), params, indirect=["plan"])
+
+
 LAUNCHES = ["onchip_pack_forward", "onchip_forward", "onchip_pack_backward", "onchip_backward"]
 
 
@@ -66,13 +83,6 @@ def loops() -> set[str]:
 
 def served(case: Case) -> bool:
     return not (case.layer_norm or case.proj_size or case.recurrent == "diagonal" or case.dense)
-
-
-OFTEN = ("rnn_tanh", "lstm", "lstm_peephole", "gru", "gru_reset_before")  # cells whose kernels are built everyday
-
-
-def nightly(rarely: bool) -> Any:
-    return [pytest.mark.nightly] if rarely else []
 
 
 CASES = [case for dtype in DTYPES for _, case in option_cases("cuda", dtype) if served(case)]
@@ -87,7 +97,7 @@ def rare(plan: str, case: Case) -> bool:
     """Whether its kernels are built for the nightly run alone: all take minutes of a core."""
     large = (33 if case.dtype == "float32" else 16) < case.H
     if plan == "grid":
-        return case.cell not in ("lstm", "gru_reset_before") or case.dtype == "float16" or large
+        return case.cell not in OFTEN_ON_GRID or case.dtype == "float16" or large
     return case.cell not in OFTEN or case.dtype == "float16" or large
 
 
@@ -143,9 +153,8 @@ def test_a_row_has_the_same_bits_however_many_are_run_together(
     assert (cupy_standin.launches.count("onchip_forward") > 1) is (dtype == "bfloat16")
 
 
-@both
 @pytest.mark.parametrize("options", [{}, {"zoneout": 0.3}], ids=str)
-@pytest.mark.parametrize("cell", OFTEN)
+@both_often()
 def test_a_call_that_saves_nothing_has_the_same_bits(cell: str, options: dict[str, Any]) -> None:
     same_bits_if_nothing_is_saved(
         Case(cell, "cuda", "float32", T=6, lengths="random", reset="random", bidirectional=True, **options)
@@ -155,14 +164,14 @@ def test_a_call_that_saves_nothing_has_the_same_bits(cell: str, options: dict[st
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("options", [{}, {"zoneout": 0.3, "recurrent_dropout": 0.3, "training": True}], ids=str)
-def test_padding_reaches_nothing(dtype: str, options: dict[str, Any]) -> None:
-    for cell in OFTEN:
+@both
+def test_padding_reaches_nothing(plan: str, dtype: str, options: dict[str, Any]) -> None:
+    for cell in OFTEN if plan == "block" else OFTEN_ON_GRID:
         padding_reaches_nothing(Case(cell, "cuda", dtype, T=6, B=4, lengths="random", bidirectional=True, **options))
     assert loops() == set(LAUNCHES)
 
 
-@both
-@pytest.mark.parametrize("cell", OFTEN)
+@both_often()
 def test_backward_is_pure(cell: str) -> None:
     backward_is_pure(Case(cell, "cuda", "float32", reset="random", num_layers=2))
     assert loops() == set(LAUNCHES)
