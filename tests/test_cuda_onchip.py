@@ -508,7 +508,7 @@ def test_mistakes_are_seen(
         """With a block for each row, where it stops early, and with one for all, where it goes on past shorter ones."""
         if "rounding" in name:
             in_two_halves("gru")
-        for processors in (132, 1 if plan == "block" else 18):
+        for processors in (132, 1 if plan == "block" else 6):
             few_processors(monkeypatch, processors)
             assert_results(case, problem, evaluate_on_device(case, problem), expected(case, problem))
 
