@@ -525,6 +525,7 @@ def test_a_comparison_checks_and_times(
 ) -> None:
     monkeypatch.setattr(compare, "CHECKED_STEPS", 5)
     monkeypatch.setattr(compare, "CHECKED_ROWS", 2)
+    monkeypatch.setattr("fastrnn.cuda.choice.serving", lambda cell, shape: ["step"])  # else their kernels are built
     result = compare.compare(Case(cell, "float32", 7, 3, 9, **more))
     names = {f"{who} {mode}" for who in ("fastrnn", "cudnn") for mode in ("infer", "train")}
     assert names <= set(on_the_host) == set(result["times"])
@@ -537,19 +538,22 @@ def test_a_comparison_checks_and_times(
     )
 
 
-def test_a_row_of_the_block_plan_is_timed_step_by_step_too(on_the_host: dict[str, Any]) -> None:
+def test_a_row_is_timed_by_all_plans_that_serve_it(on_the_host: dict[str, Any]) -> None:
     from fastrnn.cuda import choice
 
     with choice.forced("block"):
         result = compare.compare(Case("lstm", "float32", 6, 2, 5))
-    assert {"fastrnn by step infer", "fastrnn by step train"} <= set(result["times"])
+    names = [f"fastrnn{by}" for by in ("", " by grid", " by step")]
+    assert {f"{name} {mode}" for name in names for mode in ("infer", "train")} <= set(result["times"])
     assert {mode["plan"] for mode in result["plans"].values()} == {"block"}
-    assert set(result["errors"]) == {"fastrnn", "fastrnn by step", "cudnn"}
-    by_block, by_step = (on_the_host[f"{name} infer"][0]._host for name in ("fastrnn", "fastrnn by step"))
-    np.testing.assert_allclose(by_block, by_step, rtol=0, atol=1e-6)
+    assert set(result["errors"]) == {*names, "cudnn"}
+    by_block, *others = (on_the_host[f"{name} infer"][0]._host for name in names)
+    for other in others:
+        np.testing.assert_allclose(by_block, other, rtol=0, atol=1e-6)
     assert {"onchip_forward", "step_forward"} <= set(cupy_standin.launches)
-    line = next(iter(summary._planned({**result, "plans": {"infer": {"plan": "block", "model_ms": 0.25}}})))
-    assert line == "infer block 1.000 ms (25% by the model), step 1.000 ms"
+    chosen = {"plan": "block", "model_ms": 0.25, "others": ["grid", "step"]}
+    line = next(iter(summary._planned({**result, "plans": {"infer": chosen}})))
+    assert line == "infer block 1.000 ms (25% by the model), grid 1.000 ms, step 1.000 ms"
 
 
 @pytest.mark.parametrize("wrong", ["y", "d x", "d weight_hh_l0", "d bias_ih_l0", compare.INFERRED])

@@ -252,8 +252,7 @@ def compare(case: Case) -> dict[str, Any]:
     want = Torch(case, problem, torch.float64).results(d_y, problem.block())
     plans = {mode: planned(case, mode == "train") for mode in ("infer", "train")}
     ours, peer = {"fastrnn": Ours(case, problem)}, Torch(case, problem)
-    if any(mode["plan"] != "step" for mode in plans.values()):
-        ours["fastrnn by step"] = Ours(case, problem, "step")
+    ours |= {f"fastrnn by {plan}": Ours(case, problem, plan) for plan in plans["train"]["others"]}
     errors = {name: error(one.results(d_y), want, problem) for name, one in [*ours.items(), ("cudnn", peer)]}
     for name in ours:
         judge(errors[name], errors["cudnn"], case.dtype)
@@ -275,14 +274,14 @@ def compare(case: Case) -> dict[str, Any]:
 
 
 def planned(case: Case, train: bool) -> dict[str, Any]:
-    """The plan that fastrnn takes for a layer, and the milliseconds of all layers' loops by its model."""
+    """The plan that fastrnn takes for a layer, milliseconds of all layers' loops by its model, and the others that serve."""
     from fastrnn.cells import CELLS
     from fastrnn.cuda import choice
     from fastrnn.recurrence import Shape
 
     steps = case.T * case.B
-    taken = choice.choose(
-        CELLS[case.cell], Shape(case.T, case.B, steps, case.T, case.H, case.H, 0, case.dtype, train, False)
-    )
+    cell, shape = CELLS[case.cell], Shape(case.T, case.B, steps, case.T, case.H, case.H, 0, case.dtype, train, False)
+    taken = choice.choose(cell, shape)
     assert taken.seconds is not None
-    return {"plan": taken.plan, "model_ms": 1e3 * taken.seconds * case.layers}
+    others = [plan for plan in choice.serving(cell, shape) if plan != taken.plan]
+    return {"plan": taken.plan, "model_ms": 1e3 * taken.seconds * case.layers, "others": others}

@@ -30,7 +30,7 @@ def _section(section: str, content: Mapping[str, Any]) -> Iterator[str]:
     for name, group in groups(right).items():
         yield f"  {name:30} cuDNN's time over fastrnn's: " + ", ".join(_ratios(group))
     for name, result in right.items():
-        if any(chosen["plan"] != "step" for chosen in result.get("plans", {}).values()):
+        if any(chosen["others"] for chosen in result.get("plans", {}).values()):
             yield f"  {name:40} " + ", ".join(_planned(result))
     if section == "cudnn":
         for name, result in right.items():
@@ -57,11 +57,12 @@ def ratio(times: Mapping[str, Any], mode: str) -> float:
 
 
 def _planned(result: Mapping[str, Any]) -> Iterator[str]:
-    """Of a row that another plan than `step` ran: its time, the model's share of it, and what the steps would take."""
+    """Of a row that several plans serve: the time of the one taken, the model's share of it, and the others' times."""
     for mode, chosen in result["plans"].items():
-        took, by_step = (result["times"][f"{name} {mode}"]["ms"] for name in ("fastrnn", "fastrnn by step"))
+        took = result["times"][f"fastrnn {mode}"]["ms"]
+        others = [f", {plan} {result['times'][f'fastrnn by {plan} {mode}']['ms']:.3f} ms" for plan in chosen["others"]]
         share = chosen["model_ms"] / took
-        yield f"{mode} {chosen['plan']} {took:.3f} ms ({share:.0%} by the model), step {by_step:.3f} ms"
+        yield f"{mode} {chosen['plan']} {took:.3f} ms ({share:.0%} by the model)" + "".join(others)
 
 
 def _ratios(group: list[Mapping[str, Any]]) -> Iterator[str]:

@@ -75,6 +75,11 @@ def choose(cell: Cell, shape: Shape) -> Candidate:
     return _choose(cell, shape, chip(cupy.cuda.Device().id), _forced)
 
 
+def serving(cell: Cell, shape: Shape) -> list[str]:
+    """Return the plans that could run a layer on the current device."""
+    return [one.plan for one in candidates(cell, shape, chip(cupy.cuda.Device().id)) if one.seconds is not None]
+
+
 def explain(cell: Cell, shape: Shape) -> list[str]:
     """A line a plan: what it would take, and why it runs or does not."""
     this = chip(cupy.cuda.Device().id)
