@@ -274,7 +274,7 @@ def compare(case: Case) -> dict[str, Any]:
 
 
 def planned(case: Case, train: bool) -> dict[str, Any]:
-    """The plan that fastrnn takes for a layer, milliseconds of all layers' loops by its model, and the others that serve."""
+    """The plan that a layer takes, its milliseconds by the model in all layers, and the others that would serve it."""
     from fastrnn.cells import CELLS
     from fastrnn.cuda import choice
     from fastrnn.recurrence import Shape
