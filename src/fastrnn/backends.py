@@ -15,6 +15,7 @@ from fastrnn.recurrence import Backend
 MODULES = {"reference": "fastrnn.reference", "cpu": "fastrnn.cpu", "cuda": "fastrnn.cuda.backend"}
 _imported: dict[str, ModuleType] = {}
 _chosen: ContextVar[str | None] = ContextVar("fastrnn_backend", default=None)
+asked = _chosen.get  # the backend that `use_backend` asks for here, None outside
 
 
 @contextmanager

@@ -55,13 +55,14 @@ def flat(a: Array, written: bool = False) -> tuple[Array, int, int]:
     written: the kernels write to it, so a copy would lose what they write.
     """
     steps, batch, width = a.shape
-    if a.flags.c_contiguous and a.flags.aligned:
-        return plain(a), batch * width, width
-    if a.transpose(1, 0, 2).flags.c_contiguous and a.flags.aligned:
+    flags = a.flags  # made anew each time it is asked for
+    if flags.c_contiguous and flags.aligned:
+        return a.reshape(-1) if flags.writeable else plain(a), batch * width, width
+    if a.transpose(1, 0, 2).flags.c_contiguous and flags.aligned:
         return plain(a.transpose(1, 0, 2)), width, steps * width
     t, b, n = (stride // a.itemsize for stride in a.strides)
     whole = all(stride >= 0 and stride % a.itemsize == 0 for stride in a.strides)
-    if a.size and whole and (n == 1 or width == 1) and a.flags.aligned:
+    if a.size and whole and (n == 1 or width == 1) and flags.aligned:
         extent = (steps - 1) * t + (batch - 1) * b + width
         return plain(np.lib.stride_tricks.as_strided(a, (extent,), (a.itemsize,))), t, b
     assert not written or a.size == 0, "results are laid out as the kernels write them"

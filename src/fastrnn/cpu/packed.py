@@ -111,8 +111,9 @@ class Packed:
     def keep(self, key: Hashable, place: Place | Shared) -> None:
         """Let the next pass of this kind have the memory."""
         self.places[key] = place  # at the end: the others have not been used for longer
-        for oldest in list(self.places)[:-MOST_PLACES]:
-            self.places.pop(oldest, None)
+        if len(self.places) > MOST_PLACES:
+            for oldest in list(self.places)[:-MOST_PLACES]:
+                self.places.pop(oldest, None)
 
     def _put_diagonal(self, u: Array, gates: Sequence[int]) -> None:
         """u [n, Hp] = the diagonals of these gates."""

@@ -28,7 +28,7 @@ def sharers(packed: Packed, run: Run, save: bool) -> int:
     n, (steps, batch) = packed.sizes, run.x.shape[:2]
     if batch > 1 or packed.normalised or packed.cell.gated or packed.diagonal or packed.hr.size:
         return 1
-    if any(option is not None for option in (run.clear, run.keep, run.zone)):
+    if run.clear is not None or run.keep is not None or run.zone is not None:
         return 1
     if run.lengths is not None and run.lengths.min(initial=steps) < steps:
         return 1

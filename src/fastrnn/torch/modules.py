@@ -18,7 +18,7 @@ from torch.autograd import forward_ad
 from torch.compiler import is_compiling
 from torch.nn.utils.rnn import PackedSequence
 
-from fastrnn import backends, validation
+from fastrnn import validation
 from fastrnn.arrays import describe
 from fastrnn.torch import function, gpu, operator, options, packed
 from fastrnn.torch.function import Call, Masks
@@ -37,12 +37,13 @@ class Prepared(NamedTuple):
     spec: Spec
     rate: float | None  # of dropout between the layers; None where nothing is random
     names: Sequence[str]  # of the weights
+    weights: Any  # them, from a module's parameters
 
 
 class _Module(Options):
     """What modules over sequences and modules of one step share: the weights, and the path of a call."""
 
-    _read: ClassVar[Any]  # from a module, all attributes that a call depends on
+    _read: ClassVar[Any]  # from a module, all attributes that a call depends on, to be compared with the last call's
     _prepared: Prepared | None = None
     _snapshot: Snapshot | None = None
 
@@ -54,10 +55,6 @@ class _Module(Options):
             state.pop(name, None)
         return state  # type: ignore[no-any-return]
 
-    def _attributes(self) -> Any:
-        """What a call depends on, to be compared with what the last one had."""
-        return self._read(self)
-
     def _prepare(self, attributes: Any) -> Prepared:
         """Read the attributes."""
         raise NotImplementedError
@@ -66,21 +63,21 @@ class _Module(Options):
         """What the attributes say; read again where one of them has changed."""
         if is_compiling():  # which guards each attribute by itself
             return self._prepare(None)
-        attributes, known = self._attributes(), self._prepared
+        attributes, known = self._read(self), self._prepared
         if known is None or known.attributes != attributes:
             self._prepared = known = self._prepare(attributes)
         return known
 
-    def _weights(self, names: Sequence[str]) -> Sequence[Tensor]:
+    def _weights(self, known: Prepared) -> Sequence[Tensor]:
         module: Any = self
         try:
-            weights = itemgetter(*names)(module._parameters)
+            weights: Sequence[Tensor] = known.weights(module._parameters)
         except KeyError:  # parametrizations and torch.func.functional_call make them attributes instead
-            weights = [getattr(module, name) for name in names]
+            weights = [getattr(module, name) for name in known.names]
         if self.recurrent == "mask":
-            pairs = zip(names, weights, strict=True)
+            pairs = zip(known.names, weights, strict=True)
             return [self._masked(weight) if name.startswith("weight_hh") else weight for name, weight in pairs]
-        return weights  # type: ignore[no-any-return]
+        return weights
 
     def _rates(self) -> tuple[float, float]:
         """Zoneout of h and of c."""
@@ -90,10 +87,23 @@ class _Module(Options):
         self, known: Prepared, x: Tensor, h: Tensor | None, c: Tensor | None, lengths: Any = None, reset: Any = None
     ) -> list[Tensor]:
         """One call: outputs as function.forward's, in the dtype that torch's own would have."""
-        weights = self._weights(known.names)
+        weights = self._weights(known)
+        if (
+            not is_compiling()
+            and (last := self._snapshot) is not None
+            and last.usual
+            and last.known is known
+            and last.alike(*weights)
+            and get_eval_frame_callback() is None
+            and forward_ad._current_level < 0
+            and _is_plain(x, last.dtype)
+            and (h is None or _is_plain(h, last.dtype))
+            and (c is None or _is_plain(c, last.dtype))
+        ):  # as the last call, for which nothing before `_on_cpu` had anything to do
+            return self._on_cpu(known, x, h, c, weights, lengths, reset, last)
         first = weights[0]
-        device, dtype, everyday, wanted = device_of(first), first.dtype, True, None
-        if device == "cpu" or not on_gpu(device):  # the name first: this is on the way of every call
+        device, dtype, wanted = device_of(first), first.dtype, None
+        if not on_gpu(device):
             if torch.is_autocast_enabled("cpu") and dtype == torch.float32:
                 wanted = _autocast_dtype(known.spec, x, h)
                 x, h, c = (None if t is None else t.float() for t in (x, h, c))
@@ -101,13 +111,7 @@ class _Module(Options):
             dtype = torch.get_autocast_dtype("cuda")
             x, h, c, *weights = (_autocast(t, dtype) for t in (x, h, c, *weights))
             first = weights[0]
-        for t in (x, h, c):
-            if (t is not None or t is x) and not (
-                isinstance(t, Tensor) and t.dtype == dtype and device_of(t) == device
-            ):
-                everyday = False
-        if not everyday or device != "cpu" or dtype not in DTYPES:
-            function.check(x, h, c, first)
+        function.check(x, h, c, first)
         compiling = is_compiling()  # not as `known` was made: a graph may have been broken since
         if compiling and (torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0):
             raise NotImplementedError(operator.NO_TRANSFORM)
@@ -124,23 +128,48 @@ class _Module(Options):
         self, known: Prepared, device: str, x: Tensor, h: Tensor | None, c: Tensor | None, weights: Sequence[Tensor],
         lengths: Any, reset: Any,
     ) -> list[Tensor]:  # fmt: skip
-        _, spec, rate, _ = known
-        masks = None if rate is None else Masks(rate, int(torch.randint(2**63 - 1, (1,), device="cpu")))
+        spec = known.spec
         if device != "cpu":
-            return gpu.run(gpu.call_of(spec, device, x, masks, lengths, reset), x, h, c, weights)
-        reset = function.on_host(reset) if isinstance(reset, Tensor) else reset
+            return gpu.run(gpu.call_of(spec, device, x, _masks(known), lengths, reset), x, h, c, weights)
         if function.steps_needed((x, h, c, *weights)):
-            call = Call.of(spec, DTYPES[x.dtype]).on(masks, function.counts(lengths), reset)
+            reset = function.on_host(reset) if isinstance(reset, Tensor) else reset
+            call = Call.of(spec, DTYPES[x.dtype]).on(_masks(known), function.counts(lengths), reset)
             return function.by_steps(call, function.sizes(call, x, h, c), x, h, c, weights)
-        snapshot, backend = self._snapshot, backends.current()
-        if snapshot is None or not snapshot.holds(spec, backend, weights):
-            self._snapshot = snapshot = Snapshot(spec, backend, weights)
+        last = self._snapshot
+        alike = last if last is not None and last.known is known and last.alike(*weights) else None
+        return self._on_cpu(known, x, h, c, weights, lengths, reset, alike)
+
+    def _on_cpu(
+        self, known: Prepared, x: Tensor, h: Tensor | None, c: Tensor | None, weights: Sequence[Tensor], lengths: Any,
+        reset: Any, alike: Snapshot | None,
+    ) -> list[Tensor]:  # fmt: skip
+        """A checked call on the kernels. alike: the snapshot that has said so of these weights."""
+        if alike is not None and alike.lie(weights):
+            snapshot = alike if alike.is_true() else alike.renewed()
+        else:
+            last = self._snapshot
+            if last is None or not last.holds(known.spec, weights):
+                last = Snapshot(known.spec, weights)
+            snapshot = last.seen(known, weights)
+        if snapshot is not alike:
+            self._snapshot = snapshot
         call = snapshot.call
-        if not (masks is lengths is reset is None):
-            call = call.on(masks, lengths, reset)
+        if not (known.rate is lengths is reset is None):
+            reset = function.on_host(reset) if isinstance(reset, Tensor) else reset
+            call = call.on(_masks(known), lengths, reset)
         if torch.is_grad_enabled() and function.has_gradient(x, h, c, *weights):
             return list(function.run_with_graph(call, [], x, h, c, *weights))
         return function.forward(call, x, h, c, save=False)[0]
+
+
+def _masks(known: Prepared) -> Masks | None:
+    """The random masks of one call, if it has any."""
+    return None if known.rate is None else Masks(known.rate, int(torch.randint(2**63 - 1, (1,), device="cpu")))
+
+
+def _is_plain(t: Tensor, dtype: torch.dtype) -> bool:
+    """Whether a tensor is one of the CPU, of this dtype, and of no class that wants to see what is done with it."""
+    return type(t) is Tensor and t.dtype is dtype and t.is_cpu
 
 
 def _autocast(t: Any, dtype: torch.dtype) -> Any:
@@ -223,10 +252,12 @@ class _Layers(_Module, torch.nn.RNNBase):
                 raise ValueError(f"{name}: expected None with a PackedSequence, got {describe(value)}")
         padded = packed.pad(sequences)
         known = self._settings()
-        spec = known.spec._replace(batch_first=False)
+        if known.spec.batch_first:
+            known = known._replace(spec=known.spec._replace(batch_first=False))
+        spec = known.spec
         h, c = _pair(hx) if self.mode == "LSTM" else (hx, None)
         h, c = (None if s is None else padded.sort(s) for s in (h, c))
-        y, *rest = self._run(known._replace(spec=spec), padded.x, h, c, padded.lengths)
+        y, *rest = self._run(known, padded.x, h, c, padded.lengths)
         states, cells = rest[: 1 + spec.cell_state], rest[1 + spec.cell_state :]
         return _arranged(spec, [padded.pack(y), *map(padded.unsort, states), *map(padded.pack, cells)])
 
@@ -240,7 +271,8 @@ class _Layers(_Module, torch.nn.RNNBase):
         )  # fmt: skip
         rate = self.dropout if self.num_layers > 1 else 0.0
         random = self.training and (rate or self.recurrent_dropout or zoneout != (0.0, 0.0))
-        return Prepared(attributes, spec, rate if random else None, self._flat_weights_names)
+        names = self._flat_weights_names
+        return Prepared(attributes, spec, rate if random else None, names, itemgetter(*names))
 
 
 def _arranged(spec: Spec, found: list[Any]) -> Any:
@@ -331,10 +363,21 @@ class GRU(_Layers):
         )  # fmt: skip
 
 
+def _of_cell(*names: str) -> Any:
+    """What reads a cell's attributes of these names, and whether it has biases."""
+    read = attrgetter("_parameters", *names)
+
+    def read_all(module: Any) -> Any:
+        parameters, *found = read(module)
+        return found, parameters.get("bias_ih") is None
+
+    return staticmethod(read_all)
+
+
 class _Cell(_Module):
     """Modules of one step, on the base class of torch's own."""
 
-    _read = attrgetter(*OF_CELL)
+    _read = _of_cell(*OF_CELL)
     _mode: str  # key of KINDS
     _names: tuple[str, ...] = ()  # of the parameters, where there are more or fewer than torch's
 
@@ -348,10 +391,6 @@ class _Cell(_Module):
             self._names = tuple(names)
             self.reset_parameters()
 
-    def _attributes(self) -> Any:
-        module: Any = self
-        return self._read(self), module._parameters.get("bias_ih") is None
-
     def _prepare(self, attributes: Any) -> Prepared:
         module: Any = self
         bias, zoneout = module.bias_ih is not None, self._rates()
@@ -360,9 +399,10 @@ class _Cell(_Module):
             self.peephole is True, self.peephole == "dense", self.coupled, self.recurrent == "diagonal",
             self.layer_norm, *zoneout, 0.0, False,
         )  # fmt: skip
-        names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh") if bias else ("weight_ih", "weight_hh")
+        torchs = ("weight_ih", "weight_hh", "bias_ih", "bias_hh") if bias else ("weight_ih", "weight_hh")
         rate = 0.0 if module.training and zoneout != (0.0, 0.0) else None
-        return Prepared(attributes, spec, rate, self._names or names)
+        names = self._names or torchs
+        return Prepared(attributes, spec, rate, names, itemgetter(*names))
 
     def _step(self, x: Any, h: Any, c: Any = None) -> list[Tensor]:
         return self._run(self._settings(), x, h, c)
@@ -371,7 +411,7 @@ class _Cell(_Module):
 class RNNCell(_Cell, torch.nn.RNNCell):
     """torch.nn.RNNCell on fastrnn's kernels; the same arguments, and options as for LSTMCell."""
 
-    _read = attrgetter("nonlinearity", *OF_CELL)
+    _read = _of_cell("nonlinearity", *OF_CELL)
 
     def __init__(
         self, input_size: int, hidden_size: int, bias: bool = True, nonlinearity: str = "tanh", device: Any = None,

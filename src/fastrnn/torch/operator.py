@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastrnn import backends
 from fastrnn.errors import ShapeError, TensorError
 from fastrnn.torch import function, gpu
 from fastrnn.torch.function import Call, Masks
@@ -53,7 +52,7 @@ def _call(
     if device != "cpu":
         return gpu.call_of(spec, device, x, masks, lengths, reset)
     lengths, reset = (None if t is None else t.numpy() for t in (lengths, reset))
-    return Snapshot(spec, backends.current(), weights).call.on(masks, lengths, reset)
+    return Snapshot(spec, weights).call.on(masks, lengths, reset)
 
 
 def _forward(
