@@ -38,7 +38,7 @@ __all__ = ["cells", "describe", "pack", "random_words", "recur_backward", "recur
 def recur_forward(cell: Cell, packed: Packed, run: Run, save: bool) -> Final:
     """Run the recurrence; see fastrnn.recurrence."""
     steps, batch = run.x.shape[:2]
-    on_chip = choice.choose(cell, shape_of(packed, run, save)).variants
+    on_chip = choice.variants(cell, shape_of(packed, run, save))
     taken = places.take(cell, packed, run, save) if not on_chip else None
     if taken is None:
         states = allocate(cell, packed, run, save)

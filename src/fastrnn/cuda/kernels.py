@@ -126,7 +126,7 @@ class OnChipKernels:
         self.passes, self._variant = passes, variant
         self._packing = {name: module.get_function(name) for name in ("onchip_pack_forward", "onchip_pack_backward")}
 
-    def launch(self, name: str, rows: int, dtype: str, *args: Any) -> None:
+    def launch(self, name: str, rows: int, *args: Any) -> None:
         """Run a kernel on all rows; None is a null pointer, an int is 64 bits wide.
 
         Blocks that share units wait for each other, so no more of them are launched than run at once.
@@ -138,7 +138,7 @@ class OnChipKernels:
             nothing = tuple(map(_argument, (None, None, 0)))
             function((groups,), block, (*given, *nothing), shared_mem=shared_bytes)
             return
-        exchange, flags = cupy.zeros((groups, shown), dtype), cupy.zeros((groups, FLAG_WORDS), np.uint32)
+        exchange, flags = cupy.zeros((groups, shown), variant.dtype), cupy.zeros((groups, FLAG_WORDS), np.uint32)
         at_once = chip(cupy.cuda.Device().id).processors // variant.blocks
         for first in range(0, groups, at_once):
             grid = (variant.blocks, min(at_once, groups - first))
