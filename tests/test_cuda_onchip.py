@@ -407,7 +407,6 @@ MISTAKES_OF_GRID = {
     "added before all warps are there": ("bfloat16", "    __syncthreads();  // all warps' sums are there\n", ""),
     "one group's rows": ("bfloat16", "return number * ROWS;", "return 0;"),
     "one block's units": ("bfloat16", "return blockIdx.x; }", "return 0; }"),
-    "rows of the first tile": ("bfloat16", "fetch(mine + r * row / 8 + p * 4)", "fetch(mine + p * 4)"),
 }  # fmt: skip
 # Those that only groups of many rows, or several launches, can make.
 MISTAKES_OF_MANY_ROWS = {
@@ -418,6 +417,7 @@ MISTAKES_OF_MANY_ROWS = {
     "rows of the next group": ("float32", "UNITS * SLICES && time_of(j) < times; }", "UNITS * SLICES; }"),
     "the wrong half of the sums": ("float32", "rows > 1 && (slice() & bit);", "rows > 1 && (slice() & 1);"),
     "pairs of the next group": ("bfloat16", "return j * THREADS + threadIdx.x < pairs_owned;", "return true;"),
+    "rows of the first tile": ("bfloat16", "fetch(mine + r * row / 8 + p * 4)", "fetch(mine + p * 4)"),
     "sums over those of the first tile": ("bfloat16", "* ROWS + r + k % 2) * width", "* ROWS + k % 2) * width"),
     "the other place at last": ("bfloat16", "gradients.at(steps % 2)", "gradients.at(0)"),
 }
