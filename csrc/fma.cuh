@@ -56,7 +56,7 @@ template <int GATES, int K, int QUADS> struct Product {
   }
 
   __device__ __forceinline__ void multiply(const Seen* from, A (&out)[own][GATES]) const {
-    _Pragma("unroll 1") for (int time = 0; time < times; ++time) {  // all at once would be more code than is at hand
+    _Pragma("unroll 1") for (int time = 0; time < times; ++time) {  // unrolled, the code would grow with ROWS
       A sums[GATES][together];
       _Pragma("unroll") for (int g = 0; g < GATES; ++g)
         _Pragma("unroll") for (int r = 0; r < together; ++r) sums[g][r] = A(0);

@@ -38,7 +38,7 @@ template <class First, class Last> struct Areas {
   static constexpr int shown = Shown<First, 2>::exchanged + Shown<Last, last_places>::exchanged;
 };
 
-// Steps that the block's longest sequence has; 0 <= lengths <= T.
+// Steps that the group's longest sequence has; 0 <= lengths <= T.
 __device__ __forceinline__ int longest(const int64* lengths, int first_row, int64 T, int64 B) {
   if (!lengths) return static_cast<int>(T);
   int most = 0;
@@ -235,16 +235,20 @@ KERNEL onchip_forward(
       last.multiply(gated_state.at(0), from_s);
     }
     Made made[own];
+    // What there is only of a step that exists. Where nothing is put off it is written at once: kept until after the
+    // branch, it took up to 16 registers more.
+    const auto write_saved = [&](int j) {
+      const int u = first_unit + unit_of(j), b = mine.b[j], at = b * H + u;
+      if (keeps)
+        _Pragma("unroll") for (int k = 0; k < Cell::saved; ++k)
+          put(gate_of<Cell::saved>(saved, begins, k, b, u, H), made[j].saved[k]);
+      if (options && own_h) put(own_h + begins + at, made[j].own_h);
+      if (options && own_c) put(own_c + begins + at, made[j].own_c);
+    };
     const auto write = [&](int j) {
       const int u = first_unit + unit_of(j), b = mine.b[j], at = b * H + u;
       const bool here = t < mine.length[j];
-      if (here && keeps)
-        _Pragma("unroll") for (int k = 0; k < Cell::saved; ++k)
-          put(gate_of<Cell::saved>(saved, begins, k, b, u, H), made[j].saved[k]);
-      if (options && here) {
-        if (own_h) put(own_h + begins + at, made[j].own_h);
-        if (own_c) put(own_c + begins + at, made[j].own_c);
-      }
+      if (apart && here) write_saved(j);
       put(y + t * y_step + b * y_row + u, here ? made[j].h : rounded<S>(A(0)));
       if (keeps) {
         put(hs + after + at, made[j].h);
@@ -268,8 +272,9 @@ KERNEL onchip_forward(
         _Pragma("unroll") for (int k = 0; k < parameters; ++k) q[k] = fetch(vectors + (biases + k) * UNITS + of);
         Cell::forward(from_x, from_state, h[j], c[j], q, h_new, c_new, kept);
         _Pragma("unroll") for (int k = 0; k < Cell::saved; ++k) made[j].saved[k] = rounded<S>(kept[k]);
+        if (options) made[j].own_h = rounded<S>(h_new), made[j].own_c = c_new;
+        if (!apart) write_saved(j);
         if (options) {
-          made[j].own_h = rounded<S>(h_new), made[j].own_c = c_new;
           if (zone_h) {
             const A share = share_of(zone_h, zone_step, zone_row, t, b, u);
             h_new = share * h[j] + (A(1) - share) * h_new;

@@ -59,7 +59,7 @@ def cupy(pytestconfig: pytest.Config) -> Iterator[ModuleType]:
         everyday = "not nightly" in pytestconfig.option.markexpr
         variants = [v for v in source.variants() if not everyday or often_on_cuda(v.cell, v.dtype)]
         compiler.build([source.assemble(variant) for variant in variants] + [source.masks()])
-        with choice.forced("step"):  # which serves everything; test_cuda_block.py is for the other
+        with choice.forced("step"):  # which serves everything; test_cuda_onchip.py is for the others
             yield cupy
 
 

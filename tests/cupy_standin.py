@@ -535,7 +535,7 @@ class Device:
     compute_capability = "90"
     attributes: ClassVar = {  # of an H100
         "MultiProcessorCount": 132, "ClockRate": 1755000, "MaxSharedMemoryPerBlockOptin": 227 << 10,
-        "MaxRegistersPerMultiprocessor": 65536,
+        "MaxRegistersPerMultiprocessor": 65536, "CooperativeLaunch": 1,
     }  # fmt: skip
     cublas_handle = 1
     mem_info = 70 << 30, 80 << 30  # free, all

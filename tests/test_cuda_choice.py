@@ -195,6 +195,30 @@ def test_another_number_of_steps_lies_on_the_chip_as_before(monkeypatch: pytest.
     assert plan_of("lstm", "float32", 77, 16, "H100", steps=77).variants == before.variants
 
 
+def test_a_call_of_another_length_goes_the_way_of_the_one_before_unasked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A segment of it too: states that were rounded differently would not be those that made y."""
+    from fastrnn.cuda import choice
+
+    monkeypatch.setattr(choice, "_forced", None)
+    shape = Shape(100, 16, 1600, 100, 256, 256, 0, "float32", True, False)
+    taken = choice.variants(CELLS["lstm"], shape)
+    assert taken
+    assert choice.variants(CELLS["lstm"], shape._replace(steps=1 << 31)) == ()
+    monkeypatch.delattr(choice, "candidates")
+    for steps in (1, 77, (1 << 31) - 1):
+        assert choice.variants(CELLS["lstm"], shape._replace(steps=steps, rows=5 * steps, longest=steps)) == taken
+
+
+def test_a_new_batch_is_laid_on_the_chip_as_one_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where as many rows go together: to lay a layer anew takes tens of milliseconds."""
+    from fastrnn.cuda import fit
+
+    before = plan_of("lstm", "bfloat16", 512, 16, "H100")
+    assert before.plan == "grid"
+    monkeypatch.delattr(fit, "_placed")
+    assert plan_of("lstm", "bfloat16", 512, 15, "H100").variants == before.variants
+
+
 def test_16_bits_need_tensor_cores_that_know_them() -> None:
     assert plan_of("lstm", "float16", 64, 16, "T4").plan == "step"
     assert plan_of("lstm", "float32", 64, 16, "T4").plan == "block"
@@ -307,3 +331,23 @@ def test_a_chip_is_asked_for_what_it_is(cupy: ModuleType) -> None:
     from fastrnn.cuda.chip import chip
 
     assert chip(0) == chips()["H100"]
+
+
+@pytest.mark.parametrize(
+    ("capability", "told", "cooperative"), [("90", 1, True), ("70", 1, True), ("90", 0, False), ("61", 1, False)]
+)
+def test_blocks_wait_for_each_other_only_where_the_device_runs_them_together(
+    capability: str, told: int, cooperative: bool, cupy: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fastrnn.cuda import choice
+    from fastrnn.cuda.chip import chip
+
+    monkeypatch.setattr(cupy.cuda.Device, "compute_capability", capability)
+    monkeypatch.setitem(cupy.cuda.Device.attributes, "CooperativeLaunch", told)
+    this = chip.__wrapped__(0)
+    assert this.cooperative is cooperative
+    shape = Shape(100, 16, 1600, 100, 256, 256, 0, "float32", True, False)
+    _, grid, _ = choice.candidates(CELLS["lstm"], shape, this)
+    assert (grid.seconds is not None) is cooperative
+    assert cooperative or grid.reason == "the device runs no blocks that wait for each other"
+    assert (choice._choose(CELLS["lstm"], shape, this, "grid").plan == "grid") is cooperative

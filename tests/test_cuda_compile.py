@@ -1,6 +1,7 @@
 """The compile gate: every variant for every chip, with no GPU; none may spill, and what each needs is printed."""
 
 import os
+import re
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -185,6 +186,28 @@ def test_the_random_words_compile(chip: str) -> None:
     usage = nvrtc.compile_for(chip, source.masks(), source.OPTIONS)
     assert set(usage) == {"random_words"}
     assert usage["random_words"].spills == 0
+
+
+@pytest.mark.parametrize("chip", CHIPS)
+def test_the_barrier_of_a_group_of_blocks_is_what_its_order_rests_on(chip: str) -> None:
+    """Nothing that runs on the CPU has this body of it: there the group is a cluster."""
+    from fastrnn.cuda import source
+
+    if not nvrtc.knows(chip):
+        pytest.skip(f"this NVRTC does not know {chip}")
+    kernel = """
+extern "C" __global__ void meet(float* shown, unsigned* flag, float* y) {
+  put(shown + threadIdx.x, 1.f);
+  group_arrive(flag), group_wait(flag, gridDim.x);
+  put(y + threadIdx.x, fetch(shown + (threadIdx.x ^ 1)));
+}
+"""
+    text = nvrtc.ptx_of("meet", chip, source.expand("memory.cuh") + kernel, source.OPTIONS)
+    found = re.findall(r"(?:st|ld|red)\.(?:\w+\.)*global|bar\.sync|@\S+ bra", text)
+    assert [what.split(" ")[-1] for what in found] == [
+        "st.global", "bar.sync", "bra", "red.release.gpu.global",  # all have written, then one thread arrives;
+        "bra", "ld.acquire.gpu.global", "bra", "bar.sync", "ld.global", "st.global",  # one looks until all are there
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", [kind for kind in barriers.KINDS if kind != "cooperative groups"])  # needs headers

@@ -153,6 +153,37 @@ def test_a_row_has_the_same_bits_however_many_are_run_together(
     assert (cupy_standin.launches.count("onchip_forward") > 1) is (dtype == "bfloat16")
 
 
+@pytest.mark.parametrize("plan", ["grid"], indirect=True)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("cell", "options"),
+    [
+        pytest.param("lstm", {}),
+        *(pytest.param(cell, {"zoneout": 0.2}, marks=pytest.mark.nightly) for cell in CELLS),
+    ],
+)  # fmt: skip
+def test_groups_of_many_rows_in_several_launches_agree_with_the_reference(
+    cell: str, options: dict[str, Any], dtype: str, plan: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    groups_of_many_rows(cell, dtype, monkeypatch, **options)
+
+
+def groups_of_many_rows(cell: str, dtype: str, monkeypatch: pytest.MonkeyPatch, **options: Any) -> None:
+    """24 rows: three times those that a product takes at once, which two threads share, or 160 threads 384 pairs."""
+    from fastrnn.cuda import fit
+
+    monkeypatch.setattr(fit, "GROUP_ROWS", (24,))
+    monkeypatch.setattr(fit, "SPLIT_WARPS", (5,))
+    few_processors(monkeypatch, 7)  # two groups at once, of three blocks
+    H = 9 if dtype == "float32" else 33
+    case = Case(
+        cell, "cuda", dtype, T=5, B=53, H=H, bidirectional=True, lengths="random", reset="random", **options
+    )  # fmt: skip
+    problem = draw(case)
+    assert_results(case, problem, evaluate_on_device(case, problem), expected(case, problem))
+    assert [cupy_standin.launches.count(name) for name in LAUNCHES] == [2, 4, 2, 4]
+
+
 @pytest.mark.parametrize("options", [{}, {"zoneout": 0.3}], ids=str)
 @both_often()
 def test_a_call_that_saves_nothing_has_the_same_bits(cell: str, options: dict[str, Any]) -> None:
@@ -162,9 +193,9 @@ def test_a_call_that_saves_nothing_has_the_same_bits(cell: str, options: dict[st
     assert loops() == set(LAUNCHES[:2])
 
 
+@pytest.mark.parametrize("plan", ["block", pytest.param("grid", marks=pytest.mark.nightly)], indirect=True)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("options", [{}, {"zoneout": 0.3, "recurrent_dropout": 0.3, "training": True}], ids=str)
-@both
 def test_padding_reaches_nothing(plan: str, dtype: str, options: dict[str, Any]) -> None:
     for cell in OFTEN if plan == "block" else OFTEN_ON_GRID:
         padding_reaches_nothing(Case(cell, "cuda", dtype, T=6, B=4, lengths="random", bidirectional=True, **options))
@@ -455,8 +486,20 @@ MISTAKES_OF_GRID = {
     "added before all warps are there": ("bfloat16", "    __syncthreads();  // all warps' sums are there\n", ""),
     "one group's rows": ("bfloat16", "return number * ROWS;", "return 0;"),
     "one block's units": ("bfloat16", "return blockIdx.x; }", "return 0; }"),
-    "rows of the first tile": ("bfloat16", "fetch(mine + r * row / 8 + p * 4)", "fetch(mine + p * 4)"),
 }  # fmt: skip
+# Those that only groups of many rows, or several launches, can make.
+MISTAKES_OF_MANY_ROWS = {
+    "groups of the first launch": ("float32", "number(static_cast<int>(first) + blockIdx.y)", "number(blockIdx.y)"),
+    "steps of the first row": ("float32", "b < first_row + ROWS && b < B", "b < first_row + 1 && b < B"),
+    "rows of the first time": ("float32", "from + time * together * row + slice() * stride", "from + slice() * stride"),
+    "sums of the last time": ("float32", "if (times == 1 || time_of(j) == time)", "if (true)"),
+    "rows of the next group": ("float32", "UNITS * SLICES && time_of(j) < times; }", "UNITS * SLICES; }"),
+    "the wrong half of the sums": ("float32", "rows > 1 && (slice() & bit);", "rows > 1 && (slice() & 1);"),
+    "pairs of the next group": ("bfloat16", "return j * THREADS + threadIdx.x < pairs_owned;", "return true;"),
+    "rows of the first tile": ("bfloat16", "fetch(mine + r * row / 8 + p * 4)", "fetch(mine + p * 4)"),
+    "sums over those of the first tile": ("bfloat16", "* ROWS + r + k % 2) * width", "* ROWS + k % 2) * width"),
+    "the other place at last": ("bfloat16", "gradients.at(steps % 2)", "gradients.at(0)"),
+}
 
 
 def planted(monkeypatch: pytest.MonkeyPatch, *changes: str) -> None:
@@ -515,6 +558,21 @@ def test_mistakes_are_seen(
     try:
         with pytest.raises((AssertionError, KernelError)):
             run()
+    finally:
+        kernels.load_on_chip.cache_clear()
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("plan", ["grid"], indirect=True)
+@pytest.mark.parametrize("name", MISTAKES_OF_MANY_ROWS)
+def test_mistakes_of_groups_of_many_rows_are_seen(plan: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fastrnn.cuda import kernels
+
+    dtype, *changes = MISTAKES_OF_MANY_ROWS[name]
+    planted(monkeypatch, *changes)
+    try:
+        with pytest.raises((AssertionError, KernelError)):
+            groups_of_many_rows("lstm", dtype, monkeypatch)
     finally:
         kernels.load_on_chip.cache_clear()
 

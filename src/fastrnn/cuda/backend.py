@@ -41,7 +41,7 @@ __all__ = ["cells", "describe", "pack", "random_words", "recur_backward", "recur
 def recur_forward(cell: Cell, packed: Sequence[Packed], runs: Sequence[Run], save: bool) -> list[Final]:
     """Run the recurrences; see fastrnn.recurrence."""
     directions = list(zip(packed, runs, strict=True))
-    on_chip = choice.choose(cell, shape_of(*directions[0], save, len(runs))).variants
+    on_chip = choice.variants(cell, shape_of(*directions[0], save, len(runs)))
     if not on_chip:
         return [_by_step(cell, weights, run, save) for weights, run in directions]
     finals, loops = list[Final](), []

@@ -15,6 +15,7 @@ TENSOR = {75: 512, 80: 1024, 86: 512, 87: 1024, 89: 512, 90: 2048, 100: 4096, 10
 # The most that a warp's own instruction, mma.sync, reaches: half of Hopper's rate, whose full one and Blackwell's need
 # instructions of their own. Not yet measured.
 WARP_TENSOR = 1024
+FIRST_RELEASE = 70  # compute capability, times ten, of the first chip with the barrier of csrc/intrinsics.cuh
 
 
 class Chip(NamedTuple):
@@ -25,6 +26,7 @@ class Chip(NamedTuple):
     clock: float  # Hz
     shared: int  # bytes of shared memory that a block may have
     registers: int  # of a processor, 32 bits each
+    cooperative: bool = True  # whether it runs all blocks of a launch at once if asked to, so that they may wait
 
     @property
     def float32(self) -> int:
@@ -51,8 +53,8 @@ def _nearest(table: dict[int, int], capability: int) -> int:
 def chip(device: int) -> Chip:
     """Return what a device is."""
     asked = cupy.cuda.Device(device)
-    told = asked.attributes
+    told, capability = asked.attributes, int(asked.compute_capability)
     return Chip(
-        int(asked.compute_capability), told["MultiProcessorCount"], 1e3 * told["ClockRate"],
-        told["MaxSharedMemoryPerBlockOptin"], told["MaxRegistersPerMultiprocessor"],
+        capability, told["MultiProcessorCount"], 1e3 * told["ClockRate"], told["MaxSharedMemoryPerBlockOptin"],
+        told["MaxRegistersPerMultiprocessor"], capability >= FIRST_RELEASE and bool(told["CooperativeLaunch"]),
     )  # fmt: skip

@@ -80,6 +80,15 @@ def serving(cell: Cell, shape: Shape) -> list[str]:
     return [one.plan for one in candidates(cell, shape, chip(cupy.cuda.Device().id)) if one.seconds is not None]
 
 
+def variants(cell: Cell, shape: Shape) -> tuple[OnChip, ...]:
+    """Return the variants of the plan on the chip that runs a layer; none where it runs step by step.
+
+    Every plan's time grows with T alone, so T changes nothing: each segment of a pass goes the way of the whole, and a
+    new T is no new question.
+    """
+    return choose(cell, shape._replace(steps=max(1, shape.steps // OFFSETS * OFFSETS), rows=0, longest=0)).variants
+
+
 def explain(cell: Cell, shape: Shape) -> list[str]:
     """A line a plan: what it would take, and why it runs or does not."""
     this = chip(cupy.cuda.Device().id)
@@ -154,6 +163,8 @@ def _block(cell: Cell, shape: Shape, chip: Chip) -> Candidate:
 def _grid(cell: Cell, shape: Shape, chip: Chip) -> Candidate:
     if reason := _declined(cell, shape):
         return Candidate("grid", None, reason)
+    if not chip.cooperative:
+        return Candidate("grid", None, "the device runs no blocks that wait for each other")
     options = bool(shape.zoneout or shape.recurrent_dropout)
     found = _best_spread(cell, shape.dtype, shape.hidden, shape.batch, options, chip)
     if isinstance(found, str):

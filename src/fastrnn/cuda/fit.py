@@ -200,6 +200,7 @@ def _slices(dtype: str, hidden: int) -> Iterator[tuple[int, int, int, int]]:
                 yield units, slices, -(-units * slices // 32) * 32, -(-hidden // (QUAD * slices)) * QUAD * slices
 
 
+@lru_cache(4096)  # the same for many batches
 def _fit(cell: Cell, dtype: str, layout: Layout, options: bool, chip: Chip) -> Fit | int:
     """How a layer lies on blocks of this layout; or the bytes of shared memory that it lacks."""
     most, inner = registers_of(layout.threads, chip), len(cell.gates) - (cell.gated is not None)

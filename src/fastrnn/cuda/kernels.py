@@ -127,7 +127,7 @@ class OnChipKernels:
         self.passes, self._variant = passes, variant
         self._packing = {name: module.get_function(name) for name in ("onchip_pack_forward", "onchip_pack_backward")}
 
-    def launch(self, name: str, rows: int, dtype: str, *args: Any) -> Callable[[], None]:
+    def launch(self, name: str, rows: int, *args: Any) -> Callable[[], None]:
         """Return what runs a kernel on all rows, and allocates nothing; None is a null pointer, an int has 64 bits.
 
         Blocks that share units wait for each other, so no more of them are launched than run at once.
@@ -138,7 +138,7 @@ class OnChipKernels:
         if variant.plan == "block":
             nothing = tuple(map(_argument, (None, None, 0)))
             return partial(function, (groups,), block, (*given, *nothing), shared_mem=shared_bytes)
-        exchange, flags = cupy.zeros((groups, shown), dtype), cupy.zeros((groups, FLAG_WORDS), np.uint32)
+        exchange, flags = cupy.zeros((groups, shown), variant.dtype), cupy.zeros((groups, FLAG_WORDS), np.uint32)
         at_once = chip(cupy.cuda.Device().id).processors // variant.blocks
 
         def run() -> None:

@@ -36,7 +36,7 @@ def forward_loop(
     kept = (states.hs, states.cs, states.gates, states.s, states.seen) if save else (None,) * 5
     k, weights = _packed(variants, "onchip_pack_forward", packed)
     return k.launch(
-        "onchip_forward", batch, packed.dtype, into.ax, weights, packed.bias, packed.p, run.keep, *_zone(run), h_first,
+        "onchip_forward", batch, into.ax, weights, packed.bias, packed.p, run.keep, *_zone(run), h_first,
         c_first, run.lengths, run.clear, *kept, states.own_h, states.own_c, h_last, c_last, y, *_strides(y),
         int(run.reverse), steps, batch, packed.hidden,
     )  # fmt: skip
@@ -55,7 +55,7 @@ def backward_loop(
         return _nothing
     k, weights = _packed(variants, "onchip_pack_backward", packed)
     return k.launch(
-        "onchip_backward", batch, packed.dtype, weights, packed.p, run.keep, *_zone(run), states.hs, states.cs,
+        "onchip_backward", batch, weights, packed.p, run.keep, *_zone(run), states.hs, states.cs,
         states.own_h, states.own_c, run.lengths, run.clear, states.gates, memory.dy, *_strides(memory.dy),
         memory.dcells, *_strides(memory.dcells), memory.direct, memory.dc, None if d.dax is d.dah else d.dax, d.dah,
         d.dah_last, memory.dp, memory.dh0, int(run.reverse), steps, batch, packed.hidden,
