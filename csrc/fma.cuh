@@ -50,9 +50,10 @@ template <int GATES, int K, int QUADS> struct Product {
 
   __device__ __forceinline__ void load_weights(const Vector* from, Vector* memory, A*) {
     shared = memory + threadIdx.x;
-    _Pragma("unroll") for (int v = 0; v < kept * GATES; ++v) held[v] = fetch(from + v * THREADS + threadIdx.x);
-    for (int v = kept * GATES; v < vectors; ++v)
+    // Unrolled as a compiler likes, the copy takes all registers and keeps others in memory.
+    _Pragma("unroll 4") for (int v = kept * GATES; v < vectors; ++v)
       put(memory + (v - kept * GATES) * THREADS + threadIdx.x, fetch(from + v * THREADS + threadIdx.x));
+    _Pragma("unroll") for (int v = 0; v < kept * GATES; ++v) held[v] = fetch(from + v * THREADS + threadIdx.x);
   }
 
   __device__ __forceinline__ void multiply(const Seen* from, A (&out)[own][GATES]) const {
@@ -62,7 +63,7 @@ template <int GATES, int K, int QUADS> struct Product {
         _Pragma("unroll") for (int r = 0; r < together; ++r) sums[g][r] = A(0);
       const Seen* mine = from + time * together * row + slice() * stride;
       _Pragma("unroll") for (int q = 0; q < kept; ++q) add(mine + 4 * q, held + q * GATES, sums);
-      _Pragma("unroll 2") for (int q = kept; q < quads; ++q) {
+      _Pragma("unroll 1") for (int q = kept; q < quads; ++q) {
         Vector w[GATES];
         _Pragma("unroll") for (int g = 0; g < GATES; ++g) w[g] = fetch(shared + ((q - kept) * GATES + g) * THREADS);
         add(mine + 4 * q, w, sums);

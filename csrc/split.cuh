@@ -54,9 +54,10 @@ template <int GATES, int K, int FRAGMENTS> struct Product {
 
   __device__ __forceinline__ void load_weights(const Vector* from, Vector* memory, A* scratch_memory) {
     shared = memory + threadIdx.x, sums_of_warps = scratch_memory;
-    _Pragma("unroll") for (int v = 0; v < 2 * kept; ++v) held[v] = fetch(from + v * THREADS + threadIdx.x);
-    for (int v = 2 * kept; v < vectors; ++v)
+    // As in fma.cuh.
+    _Pragma("unroll 4") for (int v = 2 * kept; v < vectors; ++v)
       put(memory + (v - 2 * kept) * THREADS + threadIdx.x, fetch(from + v * THREADS + threadIdx.x));
+    _Pragma("unroll") for (int v = 0; v < 2 * kept; ++v) held[v] = fetch(from + v * THREADS + threadIdx.x);
   }
 
   // A barrier of the block must lie between two calls, after the sums of the first are there.

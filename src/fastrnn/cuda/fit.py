@@ -15,6 +15,7 @@ from fastrnn.cuda.source import FIRST_BFLOAT16, OnChip, item_bytes
 
 MOST_REGISTERS = 255  # of a thread
 SPARE = (0, 8, 16, 24, 32, 48, -8, -16)  # registers of a thread that further tries leave to the compiler besides
+ENOUGH = 1  # a layout must have these of the tries, from the first on: at sizes with fewer the compiler spills in all
 FMA_THREADS, MMA_WARPS = 320, 16  # most of a block. Not yet measured.
 MMA_ROWS, FMA_ROWS = 8, (1, 2, 4, 8)  # of a block
 TOGETHER = 8  # rows that a product takes at a time
@@ -208,10 +209,13 @@ def _fit(cell: Cell, dtype: str, layout: Layout, options: bool, chip: Chip) -> F
         [Product(layout, *first)] + [Product(layout, 1, layout.all_units)] * (cell.gated is not None)
         for first in ((inner, layout.all_units), (1, inner * layout.all_units))
     )
-    tries = [_placed(cell, layout, products, most - spare) for spare in SPARE]
-    serving = [one for one in tries if max(one.shared) <= chip.shared]
-    if max(tries[1].shared) > chip.shared:  # too few variants to choose from: at these sizes the last ones mostly spill
-        return max(tries[1].shared)
+    tries = [
+        [_placed(cell, layout, of, backward=bool(number), options=options, registers=most - spare) for spare in SPARE]
+        for number, of in enumerate(products)
+    ]
+    if (lacking := max(of_pass[ENOUGH].shared for of_pass in tries)) > chip.shared:
+        return lacking
+    forward, backward = ([one for one in dict.fromkeys(of_pass) if one.shared <= chip.shared] for of_pass in tries)
     vectors = [sum(product.outside(0) for product in of) // layout.threads // VECTOR for of in products]
     shown = [0, 0]
     if layout.plan == "grid":
@@ -220,33 +224,35 @@ def _fit(cell: Cell, dtype: str, layout: Layout, options: bool, chip: Chip) -> F
         layout.plan, cell.name, dtype, layout.units, layout.all_units, layout.blocks, layout.rows, layout.slices,
         layout.threads, options,
     )  # fmt: skip
-    variants = dict.fromkeys(OnChip(*told, *one.kept, *one.shared, *vectors, *shown) for one in serving)
-    shared = (chip.shared + RESERVED) // (max(serving[0].shared) + RESERVED)
+    variants = list[OnChip]()
+    for k in range(max(len(forward), len(backward))):  # a pass that has no more tries keeps its last
+        one, other = forward[min(k, len(forward) - 1)], backward[min(k, len(backward) - 1)]
+        variants.append(OnChip(*told, *one.kept, *other.kept, one.shared, other.shared, *vectors, *shown))  # type: ignore[call-arg]
+    shared = (chip.shared + RESERVED) // (max(forward[0].shared, backward[0].shared) + RESERVED)
     resident = max(1, min(shared, chip.registers // (layout.threads * most)))
-    return Fit(tuple(variants), layout, products, serving[0].weights, resident)  # type: ignore[arg-type]
+    return Fit(tuple(variants), layout, products, (forward[0].weights, backward[0].weights), resident)  # type: ignore[arg-type]
 
 
 class Placed(NamedTuple):
-    """Where weights are; `kept` parts of both products of both passes in registers, the others in shared memory."""
+    """Where the weights of a pass are; `kept` parts of both products in registers, the others in shared memory."""
 
     kept: tuple[int, ...]
-    shared: tuple[int, ...]  # bytes that a pass needs
-    weights: tuple[int, ...]  # of them, weights
+    shared: int  # bytes that the pass needs
+    weights: int  # of them, weights
 
 
-def _placed(cell: Cell, layout: Layout, products: tuple[list[Product], ...], registers: int) -> Placed:
+def _placed(
+    cell: Cell, layout: Layout, products: list[Product], *, backward: bool, options: bool, registers: int
+) -> Placed:
     vectors = (len(cell.gates) + bool(cell.separate) + cell.unit_parameters) * layout.units * 4
-    kept, shared, weights = list[int](), list[int](), list[int]()
-    for backward, of_pass in enumerate(products):
-        left, in_registers = registers - needs(cell, layout, of_pass[0].sums, bool(backward)), list[int]()
-        for product in of_pass:
-            in_registers.append(max(0, min(product.parts, left // product.registers)))
-            left -= in_registers[-1] * product.registers
-        weights.append(sum(map(Product.outside, of_pass, in_registers)))
-        staged = of_pass[0].staged(2) + sum(product.staged(1) for product in of_pass[1:])
-        shared.append(vectors + staged + weights[-1] + max(product.scratch for product in of_pass))
-        kept += [*in_registers, 0][:2]
-    return Placed(tuple(kept), tuple(shared), tuple(weights))
+    left, kept = registers - needs(cell, layout, products[0].sums, backward, options), list[int]()
+    for product in products:
+        kept.append(max(0, min(product.parts, left // product.registers)))
+        left -= kept[-1] * product.registers
+    weights = sum(map(Product.outside, products, kept))
+    staged = products[0].staged(2) + sum(product.staged(1) for product in products[1:])
+    shared = vectors + staged + weights + max(product.scratch for product in products)
+    return Placed((*kept, 0)[:2], shared, weights)
 
 
 def _unserved(dtype: str, chip: Chip) -> str:
@@ -280,16 +286,20 @@ def registers_of(threads: int, chip: Chip) -> int:
     return min(MOST_REGISTERS, chip.registers // PARTITIONS // (32 * warps) // 8 * 8)
 
 
-def needs(cell: Cell, layout: Layout, sums: int, backward: bool) -> int:
-    """Registers of a thread that hold no weights, about: what NVRTC 12.9 was seen to need for sm_90a without spilling.
+def needs(cell: Cell, layout: Layout, sums: int, backward: bool, options: bool) -> int:
+    """Registers of a thread that hold no weights, about: what NVRTC 12.9 was seen to need without spilling.
 
     Besides the sums: without tensor cores 72 forward and 104 backward for one pair a thread, 40 and 24 more for four;
-    with them, four pairs, 72 forward for a plain cell, up to 112 for others, and up to 112 backward.
+    with them, four pairs, 76 to 88 forward for a plain cell, 112 for others, and up to 112 backward. Forward, four
+    pairs of a gated cell need 8 more, and the options as much again, with tensor cores for every cell.
     """
+    gated, own = cell.gated is not None, layout.own
     if not layout.tensor:
-        return sums + (96 + 8 * layout.own if backward else 58 + 14 * layout.own)
+        return sums + (96 + 8 * own if backward else 58 + (14 + 2 * gated * (1 + options)) * own)
     if layout.split:
-        return sums + (72 + 16 * layout.own if backward else 60 + 12 * layout.own)
+        return sums + (72 + (16 + 4 * gated) * own if backward else 60 + (12 + 8 * gated + 2 * options) * own)
+    more = 0 if backward else 2 * (gated + options) * own
     known = cell.cuda is not None and cell.cuda[0].endswith(".cuh")  # a user's cell is taken for the hardest
-    plain = known and not (cell.separate or cell.gated or cell.unit_parameters)
-    return sums + (46 + 16 * layout.own if backward else 40 + 8 * layout.own if plain else 48 + 16 * layout.own)
+    if not backward and known and not (cell.separate or gated or cell.unit_parameters):
+        return sums + more + 40 + (8 + len(cell.gates)) * own
+    return sums + more + (46 if backward else 48) + 16 * own
