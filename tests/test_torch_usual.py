@@ -118,6 +118,18 @@ def test_torch_compile_sees_the_call(kind: str) -> None:
     assert recurrence._opoverload in nodes or any(NODE in str(node) for node in nodes)
 
 
+def test_a_graph_does_not_hang_on_what_eager_calls_left() -> None:
+    module, graphs = make(fastrnn.torch, "GRU"), []
+    run = torch.compile(module, fullgraph=True, backend=lambda graph, inputs: graphs.append(graph) or graph.forward)
+    with torch.no_grad():
+        run(X)
+        for _ in range(3):
+            assert torch.equal(module(X)[0], run(X)[0])
+            module.weight_hh_l0.mul_(1.1)
+    torch._dynamo.reset()
+    assert len(graphs) == 1
+
+
 def test_a_call_after_a_graph_break_is_not_traced_into() -> None:
     """Dynamo is offered the module's own frames, and none of those that run the kernels."""
     module, x = used("LSTM")

@@ -50,7 +50,7 @@ def _compile(cell: str, dtype: str, layer_norm: bool) -> float:
     import numpy as np
 
     from fastrnn.bench.ours import make
-    from fastrnn.threads import lend, take_back
+    from fastrnn.threads import Limited
 
     start = time.perf_counter()
     layer = make(
@@ -62,9 +62,6 @@ def _compile(cell: str, dtype: str, layer_norm: bool) -> float:
     backward(np.ones_like(y))
     with layer.stream() as stream:
         stream.step(x[0])
-    token = lend(2)
-    try:  # one long sequence, which two threads share
+    with Limited(2):  # one long sequence, which two threads share
         make(cell, 2, 256, dtype=dtype, seed=0, layer_norm=layer_norm)(np.ones((256, 1, 2), dtype))
-    finally:
-        take_back(token)
     return time.perf_counter() - start
