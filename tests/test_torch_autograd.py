@@ -9,10 +9,10 @@ import torch.autograd.forward_ad as forward_ad
 from tolerance import assert_close, assert_same_bits, rounding
 from torch.func import functional_call, stack_module_state
 from torch.utils.checkpoint import checkpoint
-from torch_cases import KINDS, H, I, hx_of, kernels_only, leaves, make, random, states, twins
+from torch_cases import KINDS, H, I, by_steps, hx_of, kernels_only, leaves, make, random, states, twins
 
 import fastrnn.torch
-from fastrnn.torch import function, steps
+from fastrnn.torch import steps
 
 T, B = 3, 2
 F64 = torch.float64
@@ -116,8 +116,7 @@ def test_the_loop_of_torch_operations_is_the_kernels(kind: str, options: dict[st
     with kernels_only():
         want = run()
         d_want = torch.autograd.grad(sum(t.sum() for t in want), [x, *module.parameters()])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(function, "steps_needed", lambda tensors: True)
+    with by_steps():
         got = run()
         d_got = torch.autograd.grad(sum(t.sum() for t in got), [x, *module.parameters()])
     for a, b in zip([*got, *d_got], [*want, *d_want], strict=True):

@@ -4,7 +4,6 @@ import copy
 import io
 import pickle
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -13,11 +12,10 @@ import torch
 import torch._dynamo
 from tolerance import CANCELLATION, EPS, assert_close, assert_same_bits, error, rounding
 from torch.func import functional_call
-from torch_cases import H, I, kernels_only, leaves, random
+from torch_cases import H, I, by_steps, kernels_only, leaves, random
 
 import fastrnn
 import fastrnn.torch
-from fastrnn.torch import function
 from fastrnn.torch.spec import Spec
 
 T, B = 6, 5
@@ -164,15 +162,6 @@ def test_the_core_by_value(kind: str, options: dict[str, Any], training: bool) -
         with by_steps():
             found = by_module(module, training)
         assert_near(kind, options, module, training, found, want)
-
-
-@contextmanager
-def by_steps() -> Iterator[None]:
-    """Inside, every call runs as a loop of torch operations."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(function, "steps_needed", lambda tensors: True)
-        patch.setattr(function, "forward", None)
-        yield
 
 
 # The compiled kernels that other tests compile too.

@@ -11,7 +11,7 @@ import torch
 from tolerance import assert_close, rounding
 
 import fastrnn.torch
-from fastrnn.torch import steps
+from fastrnn.torch import function, modules, steps
 
 KINDS: dict[str, dict[str, Any]] = {
     "RNN": {"nonlinearity": "tanh"},
@@ -66,6 +66,16 @@ def kernels_only(loop: bool = False) -> Iterator[None]:
             patch.setitem(torch.nn.modules.rnn._rnn_impls, mode, forbidden)
         if not loop:
             patch.setattr(steps, "run", forbidden)
+        yield
+
+
+@contextmanager
+def by_steps() -> Iterator[None]:
+    """Inside, every call runs as a loop of torch operations, and none on the kernels."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(modules, "_is_plain", lambda *of: False)  # so that no call is like the last one
+        patch.setattr(function, "steps_needed", lambda tensors: True)
+        patch.setattr(function, "forward", None)
         yield
 
 
