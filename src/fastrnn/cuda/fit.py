@@ -15,7 +15,6 @@ from fastrnn.cuda.source import FIRST_BFLOAT16, OnChip, item_bytes
 
 MOST_REGISTERS = 255  # of a thread
 SPARE = (0, 8, 16, 24, 32, 48, -8, -16)  # registers of a thread that further tries leave to the compiler besides
-ENOUGH = 1  # a layout must have these of the tries, from the first on: at sizes with fewer the compiler spills in all
 FMA_THREADS, MMA_WARPS = 320, 16  # most of a block. Not yet measured.
 MMA_ROWS, FMA_ROWS = 8, (1, 2, 4, 8)  # of a block
 TOGETHER = 8  # rows that a product takes at a time
@@ -154,8 +153,15 @@ def fit(cell: Cell, dtype: str, hidden: int, batch: int, options: bool, chip: Ch
     layout = _layout(dtype, hidden, batch, chip)
     if isinstance(layout, str):
         return layout
-    found = _fit(cell, dtype, layout, options, chip)
-    return found if isinstance(found, Fit) else _lacking("a block with all weights", found, chip)
+    fewer = [rows for rows in FMA_ROWS if rows < layout.rows and not layout.tensor]
+    least = None
+    for rows in (layout.rows, *fewer[::-1]):  # with fewer a thread has less besides weights
+        found = _fit(cell, dtype, layout._replace(rows=rows), options, chip)
+        if isinstance(found, Fit):
+            return found
+        least = found if least is None else min(least, found)
+    assert least is not None, "a layout has rows"
+    return _lacking("a block with all weights", least, chip)
 
 
 def spread(cell: Cell, dtype: str, hidden: int, batch: int, options: bool, chip: Chip) -> list[Fit] | str:
@@ -213,7 +219,8 @@ def _fit(cell: Cell, dtype: str, layout: Layout, options: bool, chip: Chip) -> F
         [_placed(cell, layout, of, backward=bool(number), options=options, registers=most - spare) for spare in SPARE]
         for number, of in enumerate(products)
     ]
-    if (lacking := max(of_pass[ENOUGH].shared for of_pass in tries)) > chip.shared:
+    enough = 2 if layout.own >= 4 and not layout.tensor else 1  # of the tries besides the first: else all may spill
+    if (lacking := max(of_pass[enough].shared for of_pass in tries)) > chip.shared:
         return lacking
     forward, backward = ([one for one in dict.fromkeys(of_pass) if one.shared <= chip.shared] for of_pass in tries)
     vectors = [sum(product.outside(0) for product in of) // layout.threads // VECTOR for of in products]
@@ -289,13 +296,13 @@ def registers_of(threads: int, chip: Chip) -> int:
 def needs(cell: Cell, layout: Layout, sums: int, backward: bool, options: bool) -> int:
     """Registers of a thread that hold no weights, about: what NVRTC 12.9 was seen to need without spilling.
 
-    Besides the sums: without tensor cores 72 forward and 104 backward for one pair a thread, 40 and 24 more for four;
+    Besides the sums: without tensor cores 72 forward and 104 backward for one pair a thread, 40 and 36 more for four;
     with them, four pairs, 76 to 88 forward for a plain cell, 112 for others, and up to 112 backward. Forward, four
     pairs of a gated cell need 8 more, and the options as much again, with tensor cores for every cell.
     """
     gated, own = cell.gated is not None, layout.own
     if not layout.tensor:
-        return sums + (96 + 8 * own if backward else 58 + (14 + 2 * gated * (1 + options)) * own)
+        return sums + (92 + 12 * own if backward else 58 + (14 + 2 * gated * (1 + options)) * own)
     if layout.split:
         return sums + (72 + (16 + 4 * gated) * own if backward else 60 + (12 + 8 * gated + 2 * options) * own)
     more = 0 if backward else 2 * (gated + options) * own
