@@ -327,6 +327,32 @@ def test_one_launch_each_way() -> None:
         assert cupy_standin.replays == []
 
 
+@pytest.mark.parametrize("left", [0, 8])
+@pytest.mark.parametrize(
+    ("plan", "cell", "dtype"),
+    [
+        pytest.param(plan, cell, dtype, marks=nightly(cell != "rnn_tanh" or dtype == "float32"))
+        for plan in ("block", "grid") for cell in ("rnn_tanh", "lstm", "lstm_coupled", "gru_reset_before")
+        for dtype in ("float32", "bfloat16")
+    ],
+    indirect=["plan"],
+)  # fmt: skip
+def test_weights_in_shared_memory(plan: str, cell: str, dtype: str, left: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of small layers all weights are in registers: here a thread has this many left for them, and 3 or 5 pairs."""
+    from fastrnn.cuda import fit
+
+    monkeypatch.setattr(fit, "needs", lambda *_: fit.MOST_REGISTERS - left)
+    monkeypatch.setattr(fit, "registers_of", lambda *_: fit.MOST_REGISTERS)
+    fit.fit.cache_clear()
+    case = Case(cell, "cuda", dtype, T=4, B=3, H=80 if plan == "block" else 150, lengths="random")
+    problem = draw(case)
+    try:
+        assert_results(case, problem, evaluate_on_device(case, problem), expected(case, problem))
+    finally:
+        fit.fit.cache_clear()
+    assert loops() == set(LAUNCHES)
+
+
 # Each mistake is planted in the sources of one cell; what catches it is a race, bounds, or a wrong number.
 MISTAKES = {
     "forward barrier": ("    state.wait(1 - parity);  // the state is there\n", ""),
@@ -375,7 +401,7 @@ MISTAKES_OF_GRID = {
     "added before all warps are there": ("bfloat16", "    __syncthreads();  // all warps' sums are there\n", ""),
     "one group's rows": ("bfloat16", "return number * ROWS;", "return 0;"),
     "one block's units": ("bfloat16", "return blockIdx.x; }", "return 0; }"),
-    "rows of the first tile": ("bfloat16", "fetch(mine + r * row / 8 + p * 4)", "fetch(mine + p * 4)"),
+    "rows of the first tile": ("bfloat16", "const Vector* rows = mine + r * row / 8;", "const Vector* rows = mine;"),
 }  # fmt: skip
 
 
