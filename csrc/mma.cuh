@@ -25,7 +25,7 @@ __device__ __forceinline__ int row_of(int j) { return lane() % 4 * 2 + j % 2; }
 __device__ __forceinline__ bool acts(int) { return true; }
 
 template <int GATES, int K, int FRAGMENTS> struct Product {
-  static constexpr int padded = (K + 31) / 32 * 32, pairs = padded / 32, fragments = pairs * groups * GATES;
+  static constexpr int padded = (K + 31) / 32 * 32, pairs = padded / 32, tiles = groups * GATES, fragments = pairs * tiles;
   static constexpr int kept = FRAGMENTS < fragments ? FRAGMENTS : fragments;
   // Eight lanes read 64 bytes of each of two rows at once, which must stand in different banks, and a warp writes 16 bytes
   // of each of four rows, every other one: so each second row begins 16 bytes further on.
@@ -33,7 +33,10 @@ template <int GATES, int K, int FRAGMENTS> struct Product {
   static constexpr int seen = ROWS * row + (ROWS / 2 - 1) * 8;
   static constexpr int vectors = fragments * 2, in_shared = (fragments - kept) * 2, scratch = 0;  // of a thread's weights
   // Products that follow each other wait for no sum of the one before.
-  static constexpr int chains = groups * GATES >= 4 ? 1 : groups * GATES >= 2 ? 2 : 4;
+  static constexpr int chains = tiles >= 4 ? 1 : tiles >= 2 ? 2 : 4;
+  // From `rolled` on all fragments come from shared memory, `step` pairs at a time, which meet each chain equally often.
+  static constexpr int step = 2, unrolled = (kept + tiles * step - 1) / (tiles * step) * step;
+  static constexpr int rolled = unrolled < pairs ? unrolled : pairs;
 
   Vector held[kept ? kept * 2 : 1];
   const Vector* shared;
@@ -63,27 +66,34 @@ template <int GATES, int K, int FRAGMENTS> struct Product {
   }
 
   __device__ __forceinline__ void multiply(const Seen* from, A (&out)[own][GATES]) const {
-    A sums[chains][groups * GATES][4];
+    A sums[chains][tiles][4];
     _Pragma("unroll") for (int c = 0; c < chains; ++c)
-      _Pragma("unroll") for (int n = 0; n < groups * GATES; ++n) fill(sums[c][n], A(0));
+      _Pragma("unroll") for (int n = 0; n < tiles; ++n) fill(sums[c][n], A(0));
     const Vector* mine = reinterpret_cast<const Vector*>(from + place(lane() / 4, lane() % 4 * 8));
-    _Pragma("unroll") for (int p = 0; p < pairs; ++p) {
-      const Vector h = fetch(mine + p * 4);
-      _Pragma("unroll") for (int half = 0; half < 2; ++half) {
-        const unsigned b[2] = {h.at[half * 2], h.at[half * 2 + 1]};
-        _Pragma("unroll") for (int n = 0; n < groups * GATES; ++n) {
-          const int v = (p * groups * GATES + n) * 2 + half;
-          const bool in_registers = v < 2 * kept;
-          const Vector a = in_registers ? held[in_registers ? v : 0] : fetch(shared + (v - 2 * kept) * THREADS);
-          mma<S>(sums[(p * 2 + half) % chains][n], a.at, b);
-        }
-      }
-    }
+    _Pragma("unroll") for (int p = 0; p < rolled; ++p) add<true>(fetch(mine + p * 4), p, p, sums);
+    _Pragma("unroll 1") for (int p = rolled; p < pairs; p += step)  // else loads of many fragments take the registers
+      _Pragma("unroll") for (int k = 0; k < step; ++k)
+        if (p + k < pairs) add<false>(fetch(mine + (p + k) * 4), p + k, k, sums);
     _Pragma("unroll") for (int j = 0; j < own; ++j)
       _Pragma("unroll") for (int g = 0; g < GATES; ++g) {
         const int n = j / 4 * GATES + g;
         out[j][g] = sums[0][n][j % 4];
         _Pragma("unroll") for (int c = 1; c < chains; ++c) out[j][g] += sums[c][n][j % 4];
       }
+  }
+
+ private:
+  // Pair p, which meets the chains as pair `like` does; `some_held`: whether some of its fragments may be in registers.
+  template <bool some_held>
+  __device__ __forceinline__ void add(const Vector& h, int p, int like, A (&sums)[chains][tiles][4]) const {
+    _Pragma("unroll") for (int half = 0; half < 2; ++half) {
+      const unsigned b[2] = {h.at[half * 2], h.at[half * 2 + 1]};
+      _Pragma("unroll") for (int n = 0; n < tiles; ++n) {
+        const int v = (p * tiles + n) * 2 + half;
+        const bool in_registers = some_held && v < 2 * kept;
+        const Vector a = in_registers ? held[in_registers ? v : 0] : fetch(shared + (v - 2 * kept) * THREADS);
+        mma<S>(sums[(like * 2 + half) % chains][n], a.at, b);
+      }
+    }
   }
 };

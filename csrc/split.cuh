@@ -29,6 +29,9 @@ template <int GATES, int K, int FRAGMENTS> struct Product {
   static constexpr int vectors = fragments * 2, in_shared = (fragments - kept) * 2;  // of a thread's weights
   // Products that follow each other wait for no sum of the one before.
   static constexpr int chains = tiles >= 4 ? 1 : tiles >= 2 ? 2 : 4;
+  // As in mma.cuh.
+  static constexpr int step = 2, unrolled = (kept + tiles * step - 1) / (tiles * step) * step;
+  static constexpr int rolled = unrolled < pairs ? unrolled : pairs;
   // A row of sums has 4 more than units: two rows apart, which a warp writes at once, they stand in different banks.
   static constexpr int width = UNITS + 4, of_warp = GATES * ROWS * width, scratch = WARPS * of_warp * sizeof(A);
 
@@ -69,18 +72,11 @@ template <int GATES, int K, int FRAGMENTS> struct Product {
       A sums[chains][tiles][4];
       _Pragma("unroll") for (int c = 0; c < chains; ++c)
         _Pragma("unroll") for (int n = 0; n < tiles; ++n) fill(sums[c][n], A(0));
-      _Pragma("unroll") for (int p = 0; p < pairs; ++p) {
-        const Vector h = fetch(mine + r * row / 8 + p * 4);
-        _Pragma("unroll") for (int half = 0; half < 2; ++half) {
-          const unsigned b[2] = {h.at[half * 2], h.at[half * 2 + 1]};
-          _Pragma("unroll") for (int n = 0; n < tiles; ++n) {
-            const int v = (p * tiles + n) * 2 + half;
-            const bool in_registers = v < 2 * kept;
-            const Vector a = in_registers ? held[in_registers ? v : 0] : fetch(shared + (v - 2 * kept) * THREADS);
-            mma<S>(sums[(p * 2 + half) % chains][n], a.at, b);
-          }
-        }
-      }
+      const Vector* rows = mine + r * row / 8;
+      _Pragma("unroll") for (int p = 0; p < rolled; ++p) add<true>(fetch(rows + p * 4), p, p, sums);
+      _Pragma("unroll 1") for (int p = rolled; p < pairs; p += step)
+        _Pragma("unroll") for (int k = 0; k < step; ++k)
+          if (p + k < pairs) add<false>(fetch(rows + (p + k) * 4), p + k, k, sums);
       _Pragma("unroll") for (int n = 0; n < tiles; ++n)
         _Pragma("unroll") for (int k = 0; k < 4; ++k) {
           A sum = sums[0][n][k];
@@ -96,5 +92,20 @@ template <int GATES, int K, int FRAGMENTS> struct Product {
           out[j][g] = fetch(sums);
           _Pragma("unroll") for (int w = 1; w < WARPS; ++w) out[j][g] += fetch(sums + w * of_warp);
         }
+  }
+
+ private:
+  // As in mma.cuh.
+  template <bool some_held>
+  __device__ __forceinline__ void add(const Vector& h, int p, int like, A (&sums)[chains][tiles][4]) const {
+    _Pragma("unroll") for (int half = 0; half < 2; ++half) {
+      const unsigned b[2] = {h.at[half * 2], h.at[half * 2 + 1]};
+      _Pragma("unroll") for (int n = 0; n < tiles; ++n) {
+        const int v = (p * tiles + n) * 2 + half;
+        const bool in_registers = some_held && v < 2 * kept;
+        const Vector a = in_registers ? held[in_registers ? v : 0] : fetch(shared + (v - 2 * kept) * THREADS);
+        mma<S>(sums[(like * 2 + half) % chains][n], a.at, b);
+      }
+    }
   }
 };

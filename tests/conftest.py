@@ -26,7 +26,8 @@ from cases import Case, often_on_cuda, takes_long  # noqa: E402
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave to the nightly run what takes long and adds least; of thousands that need a GPU skip one where none is."""
     of_gpu = [item for item in items if item.path.name == "test_gpu.py"]
-    if of_gpu and (needed := of_gpu[0].get_closest_marker("skipif")) is not None and needed.args[0]:
+    needed = of_gpu[0].get_closest_marker("skipif") if of_gpu and not config.option.collectonly else None
+    if needed is not None and needed.args[0]:
         config.hook.pytest_deselected(items=of_gpu[1:])
         left_out = set(of_gpu[1:])
         items[:] = [item for item in items if item not in left_out]

@@ -438,6 +438,40 @@ def test_one_launch_each_way() -> None:
         assert cupy_standin.replays == []
 
 
+def forget_layouts() -> None:
+    """Let them be found anew; how many registers a kernel needs has changed."""
+    from fastrnn.cuda import choice, fit
+
+    for found in (fit.fit, fit._fit, choice._best_spread, choice._choose):
+        found.cache_clear()
+
+
+@pytest.mark.parametrize("left", [0, 8])
+@pytest.mark.parametrize(
+    ("plan", "cell", "dtype"),
+    [
+        pytest.param(plan, cell, dtype, marks=nightly(cell != "rnn_tanh" or dtype == "float32"))
+        for plan in ("block", "grid") for cell in ("rnn_tanh", "lstm", "lstm_coupled", "gru_reset_before")
+        for dtype in ("float32", "bfloat16")
+    ],
+    indirect=["plan"],
+)  # fmt: skip
+def test_weights_in_shared_memory(plan: str, cell: str, dtype: str, left: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of small layers all weights are in registers: here a thread has this many left for them, and 3 or 5 pairs."""
+    from fastrnn.cuda import fit
+
+    monkeypatch.setattr(fit, "needs", lambda *_: fit.MOST_REGISTERS - left)
+    monkeypatch.setattr(fit, "registers_of", lambda *_: fit.MOST_REGISTERS)
+    forget_layouts()
+    case = Case(cell, "cuda", dtype, T=4, B=3, H=80 if plan == "block" else 150, lengths="random")
+    problem = draw(case)
+    try:
+        assert_results(case, problem, evaluate_on_device(case, problem), expected(case, problem))
+    finally:
+        forget_layouts()
+    assert loops() == set(LAUNCHES)
+
+
 # Each mistake is planted in the sources of one cell; what catches it is a race, bounds, or a wrong number.
 MISTAKES = {
     "forward barrier": ("    state.wait(1 - parity);  // the state is there\n", ""),
@@ -496,7 +530,7 @@ MISTAKES_OF_MANY_ROWS = {
     "rows of the next group": ("float32", "UNITS * SLICES && time_of(j) < times; }", "UNITS * SLICES; }"),
     "the wrong half of the sums": ("float32", "rows > 1 && (slice() & bit);", "rows > 1 && (slice() & 1);"),
     "pairs of the next group": ("bfloat16", "return j * THREADS + threadIdx.x < pairs_owned;", "return true;"),
-    "rows of the first tile": ("bfloat16", "fetch(mine + r * row / 8 + p * 4)", "fetch(mine + p * 4)"),
+    "rows of the first tile": ("bfloat16", "const Vector* rows = mine + r * row / 8;", "const Vector* rows = mine;"),
     "sums over those of the first tile": ("bfloat16", "* ROWS + r + k % 2) * width", "* ROWS + k % 2) * width"),
     "the other place at last": ("bfloat16", "gradients.at(steps % 2)", "gradients.at(0)"),
 }

@@ -150,25 +150,23 @@ class Fit(NamedTuple):
 @lru_cache(1024)  # it is asked again for every other T
 def fit(cell: Cell, dtype: str, hidden: int, batch: int, options: bool, chip: Chip) -> Fit | str:
     """Return how a layer lies on one block of a chip; a reason where it does not."""
-    layout = _layout(dtype, hidden, batch, chip)
-    if isinstance(layout, str):
-        return layout
-    fewer = [rows for rows in FMA_ROWS if rows < layout.rows and not layout.tensor]
-    least = None
-    for rows in (layout.rows, *fewer[::-1]):  # with fewer a thread has less besides weights
-        found = _fit(cell, dtype, layout._replace(rows=rows), options, chip)
+    layouts = _layouts(dtype, hidden, batch, chip)
+    if isinstance(layouts, str):
+        return layouts
+    lacking = list[Lack]()
+    for layout in layouts:
+        found = _fit(cell, dtype, layout, options, chip)
         if isinstance(found, Fit):
             return found
-        least = found if least is None else min(least, found)
-    assert least is not None, "a layout has rows"
-    return _lacking("a block with all weights", least, chip)
+        lacking.append(found)
+    return _reason("a block with all weights", min(lacking), chip)
 
 
 def spread(cell: Cell, dtype: str, hidden: int, batch: int, options: bool, chip: Chip) -> list[Fit] | str:
     """Return how a layer may lie on blocks that share its units; a reason where it does not."""
     if reason := _unserved(dtype, chip):
         return reason
-    fits, least = list[Fit](), None
+    fits, lacking = list[Fit](), list[Lack]()
     for units, slices, threads, all_units in _slices(dtype, hidden):
         blocks = -(-hidden // units)
         if blocks > chip.processors:
@@ -182,16 +180,25 @@ def spread(cell: Cell, dtype: str, hidden: int, batch: int, options: bool, chip:
             if isinstance(found, Fit):
                 fits.append(found)
                 break
-            least = found if least is None else min(least, found)
+            lacking.append(found)
     if fits:
         return fits
-    if least is None:
+    if not lacking:
         return f"{hidden} units are more than {chip.processors} processors share"
-    return _lacking("a slice of its weights", least, chip)
+    return _reason("a slice of its weights", min(lacking), chip)
 
 
-def _lacking(what: str, needed: int, chip: Chip) -> str:
-    return f"{what} needs {needed >> 10} KiB of shared memory besides all registers, of {chip.shared >> 10}"
+class Lack(NamedTuple):
+    """What a layout needs more of than there is; compared, one that lacks registers is the larger."""
+
+    registers: int  # of a thread besides weights; 0 if they suffice
+    shared: int  # bytes
+
+
+def _reason(what: str, needed: Lack, chip: Chip) -> str:
+    if needed.registers:
+        return f"{what} leaves a thread fewer than the {needed.registers} registers that it needs besides"
+    return f"{what} needs {needed.shared >> 10} KiB of shared memory besides all registers, of {chip.shared >> 10}"
 
 
 def _slices(dtype: str, hidden: int) -> Iterator[tuple[int, int, int, int]]:
@@ -208,20 +215,23 @@ def _slices(dtype: str, hidden: int) -> Iterator[tuple[int, int, int, int]]:
 
 
 @lru_cache(4096)  # the same for many batches
-def _fit(cell: Cell, dtype: str, layout: Layout, options: bool, chip: Chip) -> Fit | int:
-    """How a layer lies on blocks of this layout; or the bytes of shared memory that it lacks."""
+def _fit(cell: Cell, dtype: str, layout: Layout, options: bool, chip: Chip) -> Fit | Lack:
+    """How a layer lies on blocks of this layout; or what it lacks."""
     most, inner = registers_of(layout.threads, chip), len(cell.gates) - (cell.gated is not None)
     products = tuple(
         [Product(layout, *first)] + [Product(layout, 1, layout.all_units)] * (cell.gated is not None)
         for first in ((inner, layout.all_units), (1, inner * layout.all_units))
     )
+    needed = [needs(cell, layout, of[0].sums, bool(number), options, chip) for number, of in enumerate(products)]
+    if max(needed) > most:
+        return Lack(max(needed), 0)
     tries = [
-        [_placed(cell, layout, of, backward=bool(number), options=options, registers=most - spare) for spare in SPARE]
+        [_placed(cell, layout, of, most - needed[number] - spare) for spare in SPARE]
         for number, of in enumerate(products)
     ]
     enough = 2 if layout.own >= 4 and not layout.tensor else 1  # of the tries besides the first: else all may spill
-    if (lacking := max(of_pass[enough].shared for of_pass in tries)) > chip.shared:
-        return lacking
+    if (shared := max(of_pass[enough].shared for of_pass in tries)) > chip.shared:
+        return Lack(0, shared)
     forward, backward = ([one for one in dict.fromkeys(of_pass) if one.shared <= chip.shared] for of_pass in tries)
     vectors = [sum(product.outside(0) for product in of) // layout.threads // VECTOR for of in products]
     shown = [0, 0]
@@ -248,11 +258,10 @@ class Placed(NamedTuple):
     weights: int  # of them, weights
 
 
-def _placed(
-    cell: Cell, layout: Layout, products: list[Product], *, backward: bool, options: bool, registers: int
-) -> Placed:
+def _placed(cell: Cell, layout: Layout, products: list[Product], left: int) -> Placed:
+    """Where the weights of a pass are if a thread has this many registers left for them."""
     vectors = (len(cell.gates) + bool(cell.separate) + cell.unit_parameters) * layout.units * 4
-    left, kept = registers - needs(cell, layout, products[0].sums, backward, options), list[int]()
+    kept = list[int]()
     for product in products:
         kept.append(max(0, min(product.parts, left // product.registers)))
         left -= kept[-1] * product.registers
@@ -271,20 +280,27 @@ def _unserved(dtype: str, chip: Chip) -> str:
     return ""
 
 
-def _layout(dtype: str, hidden: int, batch: int, chip: Chip) -> Layout | str:
-    groups = 1 if hidden <= 16 * MMA_WARPS else 2
-    units = -(-hidden // (16 * groups)) * 16 * groups
+def _layouts(dtype: str, hidden: int, batch: int, chip: Chip) -> list[Layout] | str:
+    """Layouts of a block with all units, the best first; a reason where there is none."""
     if reason := _unserved(dtype, chip):
         return reason
     if item_bytes(dtype) == 2:
-        if units > 16 * groups * MMA_WARPS:
+        if hidden > 32 * MMA_WARPS:
             return f"{hidden} units are more than {32 * MMA_WARPS}"
-        return Layout("block", True, units, MMA_ROWS, 1, groups, 2 * units // groups, units, 1)
+        # With two groups of units a warp there are fewer threads, which have more registers each.
+        return [
+            Layout("block", True, units, MMA_ROWS, 1, groups, 2 * units // groups, units, 1)
+            for groups in (1, 2) for units in (-(-hidden // (16 * groups)) * 16 * groups,)
+            if units <= 16 * groups * MMA_WARPS
+        ]  # fmt: skip
+    units = -(-hidden // 16) * 16
     slices = next((n for n in (8, 4, 2, 1) if units * n <= FMA_THREADS and units % (QUAD * n) == 0), 0)
     if not slices:
         return f"{hidden} units are more than {FMA_THREADS} threads"
-    rows = next((n for n in FMA_ROWS if -(-batch // n) <= chip.processors), FMA_ROWS[-1])
-    return Layout("block", False, units, rows, slices, 0, -(-units * slices // 32) * 32, units, 1)
+    threads = -(-units * slices // 32) * 32
+    most = next((n for n in FMA_ROWS if -(-batch // n) <= chip.processors), FMA_ROWS[-1])
+    served = [rows for rows in FMA_ROWS if rows <= most]  # with fewer a thread needs less besides weights
+    return [Layout("block", False, units, rows, slices, 0, threads, units, 1) for rows in served[::-1]]
 
 
 def registers_of(threads: int, chip: Chip) -> int:
@@ -293,20 +309,22 @@ def registers_of(threads: int, chip: Chip) -> int:
     return min(MOST_REGISTERS, chip.registers // PARTITIONS // (32 * warps) // 8 * 8)
 
 
-def needs(cell: Cell, layout: Layout, sums: int, backward: bool, options: bool) -> int:
+def needs(cell: Cell, layout: Layout, sums: int, backward: bool, options: bool, chip: Chip) -> int:
     """Registers of a thread that hold no weights, about: what NVRTC 12.9 was seen to need without spilling.
 
     Besides the sums: without tensor cores 72 forward and 104 backward for one pair a thread, 40 and 36 more for four;
-    with them, four pairs, 76 to 88 forward for a plain cell, 112 for others, and up to 112 backward. Forward, four
-    pairs of a gated cell need 8 more, and the options as much again, with tensor cores for every cell.
+    with them, four pairs of a plain cell, by its gates, 76 to 88 forward and 86 to 110 backward, of others 112 and 110.
+    Forward, four pairs of a gated cell need 8 more, the options as much again, with tensor cores for every cell, and
+    chips since sm_100 24 more with tensor cores.
     """
     gated, own = cell.gated is not None, layout.own
     if not layout.tensor:
         return sums + (92 + 12 * own if backward else 58 + (14 + 2 * gated * (1 + options)) * own)
     if layout.split:
         return sums + (72 + (16 + 4 * gated) * own if backward else 60 + (12 + 8 * gated + 2 * options) * own)
-    more = 0 if backward else 2 * (gated + options) * own
+    more = 0 if backward else (2 * (gated + options) + 6 * (chip.capability >= 100)) * own
     known = cell.cuda is not None and cell.cuda[0].endswith(".cuh")  # a user's cell is taken for the hardest
-    if not backward and known and not (cell.separate or gated or cell.unit_parameters):
-        return sums + more + 40 + (8 + len(cell.gates)) * own
+    if known and not (cell.separate or gated or cell.unit_parameters):
+        gates = len(cell.gates)
+        return sums + more + (46 + (8 + 2 * gates) * own if backward else 40 + (8 + gates) * own)
     return sums + more + (46 if backward else 48) + 16 * own
