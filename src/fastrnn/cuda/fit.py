@@ -320,9 +320,10 @@ def needs(cell: Cell, layout: Layout, sums: int, backward: bool, options: bool, 
     gated, own = cell.gated is not None, layout.own
     if not layout.tensor:
         return sums + (92 + 12 * own if backward else 58 + (14 + 2 * gated * (1 + options)) * own)
+    late = 6 * (chip.capability >= 100)
     if layout.split:
-        return sums + (72 + (16 + 4 * gated) * own if backward else 60 + (12 + 8 * gated + 2 * options) * own)
-    more = 0 if backward else (2 * (gated + options) + 6 * (chip.capability >= 100)) * own
+        return sums + (72 + (16 + 4 * gated) * own if backward else 60 + (12 + 8 * gated + 2 * options + late) * own)
+    more = 0 if backward else (2 * (gated + options) + late) * own
     known = cell.cuda is not None and cell.cuda[0].endswith(".cuh")  # a user's cell is taken for the hardest
     if known and not (cell.separate or gated or cell.unit_parameters):
         gates = len(cell.gates)
