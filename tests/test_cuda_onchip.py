@@ -530,7 +530,7 @@ MISTAKES_OF_MANY_ROWS = {
     "rows of the next group": ("float32", "UNITS * SLICES && time_of(j) < times; }", "UNITS * SLICES; }"),
     "the wrong half of the sums": ("float32", "rows > 1 && (slice() & bit);", "rows > 1 && (slice() & 1);"),
     "pairs of the next group": ("bfloat16", "return j * THREADS + threadIdx.x < pairs_owned;", "return true;"),
-    "rows of the first tile": ("bfloat16", "const Vector* rows = mine + r * row / 8;", "const Vector* rows = mine;"),
+    "rows of the first tile": ("bfloat16", ".multiply(mine + r * row / 8, sums);", ".multiply(mine, sums);"),
     "sums over those of the first tile": ("bfloat16", "* ROWS + r + k % 2) * width", "* ROWS + k % 2) * width"),
     "the other place at last": ("bfloat16", "gradients.at(steps % 2)", "gradients.at(0)"),
 }

@@ -54,6 +54,7 @@ class Candidate(NamedTuple):
     seconds: float | None  # of all passes; None where it does not serve the layer
     reason: str  # why it does not, or how it lies on the chip
     variants: tuple[OnChip, ...] = ()  # of a plan on the chip, in the order in which they are tried
+    launches: int = 1  # of a plan on the chip, each way, for all steps
 
 
 _forced: str | None = None
@@ -177,7 +178,7 @@ def _grid(cell: Cell, shape: Shape, chip: Chip) -> Candidate:
     launches = -(-groups // (chip.processors // layout.blocks))
     return Candidate(
         "grid", seconds, f"{groups} group(s) of {layout.blocks} blocks of {layout.threads} threads, {layout.rows} rows "
-        f"and {layout.units} units each, {launches} launch(es), {_in_registers(found)}", found.variants,
+        f"and {layout.units} units each, {_in_registers(found)}", found.variants, launches,
     )  # fmt: skip
 
 

@@ -40,9 +40,10 @@ def describe(cell: Cell, shape: Shape) -> Loop:
 def _on_chip(cell: Cell, shape: Shape, taken: choice.Candidate, plans: list[str]) -> Loop:
     """The stages of a plan on the chip."""
     product = "the tensor cores" if shape.itemsize == 2 else "fused multiply-adds"
+    launches = "one launch" if taken.launches == 1 else f"{taken.launches} launches, each of other rows"
     stages = [
         "input product of all steps by cuBLAS",
-        f"all steps{' of a segment' * (shape.segment > 0)} in one launch: {taken.reason}, products by {product}",
+        f"all steps{' of a segment' * (shape.segment > 0)} in {launches}: {taken.reason}, products by {product}",
     ]
     if shape.train:
         stages.append("backward: the same turned round, then dW, dU and dx by cuBLAS over all steps")
